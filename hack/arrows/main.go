@@ -83,8 +83,16 @@ var arrows = []struct {
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "pkg/generated"}},
 	{"pkg/archive/segment", []string{"apis/batch/v1alpha1", "apis/batch/indexes"}},
 	{"pkg/client", []string{"apis/batch/v1alpha1"}},
+	{"pkg/cli/sanitize", nil},
+	{"pkg/cli/progress", nil},
+	{"pkg/cli/localserver", nil},
+	{"pkg/cli/taskstate", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/cli/progress", "pkg/cli/sanitize"}},
+	// The page shows what the CLI prints, and shares with it how that is derived.
+	{"pkg/board", []string{
+		"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/cli/progress", "pkg/cli/sanitize", "pkg/cli/taskstate", "pkg/client", "pkg/generated",
+	}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/convert", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/board", "pkg/client", "pkg/convert", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},
@@ -93,7 +101,7 @@ var arrows = []struct {
 }
 
 // clients are the folders that must not depend on the implementation of the server.
-var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/direct", "pkg/cli"}
+var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/direct", "pkg/cli", "pkg/board"}
 
 // storers are the only folders that may import etcd.
 var storers = []string{"pkg/apiserver", "pkg/standalone"}

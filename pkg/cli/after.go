@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // afterOptions are the flags of "run" that name the sets to wait for.
@@ -70,44 +71,11 @@ func (o *afterOptions) dependencies() ([]batch.TaskSetDependency, error) {
 
 // warnOfMissing warns of sets that a new one waits for and that do not exist, because their names may be misspelled.
 func (f *factory) warnOfMissing(ctx context.Context, s *session, set *batch.TaskSet) {
-	for _, name := range waitsFor(set) {
+	for _, name := range taskstate.WaitsFor(set) {
 		if _, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); objectNotFound(err) {
 			fmt.Fprintf(f.streams.ErrOut, "taskset/%s does not exist yet: taskset/%s waits until it is created and ends.\n", name, set.Name)
 		}
 	}
-}
-
-// unmetDependencies returns the dependencies of a set that are not known to be met.
-func unmetDependencies(set *batch.TaskSet) []batch.TaskSetDependency {
-	var unmet []batch.TaskSetDependency
-	for _, dependency := range set.Spec.DependsOn {
-		if seen := dependencyStatus(set, dependency.Name); seen == nil || !seen.Met {
-			unmet = append(unmet, dependency)
-		}
-	}
-	return unmet
-}
-
-// dependencyStatus returns what the status of a set has of one that it depends on, nil if it has nothing.
-func dependencyStatus(set *batch.TaskSet, name string) *batch.TaskSetDependencyStatus {
-	for i := range set.Status.Dependencies {
-		if set.Status.Dependencies[i].Name == name {
-			return &set.Status.Dependencies[i]
-		}
-	}
-	return nil
-}
-
-// waitsFor returns the names of the sets that a set waits for. A set that has started waits for none.
-func waitsFor(set *batch.TaskSet) []string {
-	if set.Status.StartTime != nil {
-		return nil
-	}
-	var names []string
-	for _, dependency := range unmetDependencies(set) {
-		names = append(names, dependency.Name)
-	}
-	return names
 }
 
 // maxCycleSets is the maximum number of sets that are read in search of a cycle.
@@ -121,7 +89,7 @@ func (s *session) cycleOf(ctx context.Context, set *batch.TaskSet) ([]string, er
 	var visit func(set *batch.TaskSet) ([]string, error)
 	visit = func(set *batch.TaskSet) ([]string, error) {
 		path = append(path, set.Name)
-		for _, name := range waitsFor(set) {
+		for _, name := range taskstate.WaitsFor(set) {
 			if i := slices.Index(path, name); i >= 0 {
 				return append(slices.Clone(path[i:]), name), nil
 			}
@@ -131,7 +99,7 @@ func (s *session) cycleOf(ctx context.Context, set *batch.TaskSet) ([]string, er
 			other, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
 			visited[name] = true
 			switch {
-			case objectNotFound(err) || err == nil && finishedSet(other) != nil:
+			case objectNotFound(err) || err == nil && taskstate.Finished(other) != nil:
 				continue
 			case err != nil:
 				return nil, err
@@ -148,7 +116,7 @@ func (s *session) cycleOf(ctx context.Context, set *batch.TaskSet) ([]string, er
 
 // dependencies prints what an unfinished set waits for.
 func (e *explainer) dependencies(ctx context.Context, set *batch.TaskSet) error {
-	unmet := unmetDependencies(set)
+	unmet := taskstate.UnmetDependencies(set)
 	for _, dependency := range unmet {
 		must := map[batch.TaskSetDependencyCondition]string{
 			batch.TaskSetDependencyFailed: " to fail", batch.TaskSetDependencyFinished: " to end",
@@ -165,11 +133,11 @@ func (e *explainer) dependencies(ctx context.Context, set *batch.TaskSet) error 
 		case err != nil:
 			return err
 		}
-		state := strings.ToLower(statusOfUnfinished(other))
-		if final := finishedSet(other); final != nil {
-			state = "has ended: " + statusOfEnd(final)
+		state := strings.ToLower(taskstate.StatusOfUnfinished(other))
+		if final := taskstate.Finished(other); final != nil {
+			state = "has ended: " + taskstate.StatusOfFinished(final)
 		}
-		s := snapshotOf(other)
+		s := taskstate.Progress(other)
 		if s.Failed > 0 {
 			state += fmt.Sprintf(", %d failed", s.Failed)
 		}
@@ -189,7 +157,7 @@ func (e *explainer) dependencies(ctx context.Context, set *batch.TaskSet) error 
 
 // indexWaits returns the set whose index an index of a set waits for, empty if it waits for none.
 func (e *explainer) indexWaits(ctx context.Context, set *batch.TaskSet, index int) (string, error) {
-	for _, dependency := range unmetDependencies(set) {
+	for _, dependency := range taskstate.UnmetDependencies(set) {
 		if !dependency.PerIndex {
 			continue
 		}

@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // dependentSet returns a set of that name, whose UID is its name, that waits for others.
@@ -99,7 +100,7 @@ func TestStateNamesWhatASetWaitsFor(t *testing.T) {
 		{started, "Running"},
 		{suspended, "Suspended"},
 	} {
-		if got := statusOfUnfinished(test.set); got != test.want {
+		if got := taskstate.StatusOfUnfinished(test.set); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // maxReadRetries is how often output is asked for again after the delay that the server wants, a few seconds. Then the
@@ -36,7 +37,7 @@ const maxReadRetries = 2
 // read prints the output of the chosen indexes, of all if there are none, from the subresource of the set. It returns
 // the indexes that printed something. The error satisfies notServed if the server or the rights of the user are older.
 func (l *setLogs) read(ctx context.Context, chosen []indexes.Range) ([]indexes.Range, error) {
-	numbers := numbersOf(l.set)
+	numbers := taskstate.Numbers(l.set)
 	label := func(index int) string { return l.label(l.set.Name, numbers.Number(index), index) }
 	said := remarks{out: l.streams.ErrOut}
 	defer said.end()
@@ -202,7 +203,7 @@ func (l *setLogs) failed(ctx context.Context) ([]indexes.Range, error) {
 	if err != nil {
 		return nil, err
 	}
-	failed, _ := failedIndexes(l.set)
+	failed, _ := taskstate.FailedIndexes(l.set)
 	last := map[int32]*batch.TaskRecord{} // by index, of those that have not succeeded
 	for record, err := range l.recordReader().read(ctx, nil) {
 		if notServed(err) {
@@ -234,7 +235,7 @@ func (l *setLogs) failedTasks(ctx context.Context, failed []indexes.Range) ([]in
 		return nil, err
 	}
 	for i := range tasks {
-		if index, ok := failedIndex(&tasks[i]); ok {
+		if index, ok := taskstate.FailedIndex(&tasks[i]); ok {
 			failed = append(failed, single(index)...)
 		}
 	}

@@ -27,11 +27,12 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // Limits that the server enforces on sets with indexes.
 const (
-	maxCompletions      = 1<<31 - 1
+	maxCompletions      = taskstate.MaxCompletions
 	largeCompletions    = 100_000
 	maxParallelism      = 100_000
 	maxLargeParallelism = 10_000
@@ -82,8 +83,8 @@ func parseArrayNumbers(text string) (array, error) {
 			return array{}, errors.New(arrayForms)
 		case count == 0:
 			return array{}, errors.New("there must be 1 task at least: " + arrayForms)
-		case count > maxCompletions:
-			return array{}, fmt.Errorf("there are at most %d indexes", maxCompletions)
+		case count > taskstate.MaxCompletions:
+			return array{}, fmt.Errorf("there are at most %d indexes", taskstate.MaxCompletions)
 		}
 		return array{count: int32(count)}, nil
 	}
@@ -163,8 +164,8 @@ func parseArrayRange(text string) (r indexes.Range, step int, err error) {
 		return r, 0, fmt.Errorf("after : comes a step of 1 or more, like %s:10", ends)
 	case to < from:
 		return r, 0, fmt.Errorf("%s: the last number is before the first", ends)
-	case to >= maxCompletions:
-		return r, 0, fmt.Errorf("%s: the last number can be %d", ends, maxCompletions-1)
+	case to >= taskstate.MaxCompletions:
+		return r, 0, fmt.Errorf("%s: the last number can be %d", ends, taskstate.MaxCompletions-1)
 	}
 	return indexes.Range{First: int(from), Last: int(to)}, int(by), nil
 }

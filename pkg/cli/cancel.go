@@ -29,6 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 const cancelLong = `Cancel tasks and sets that have not finished.
@@ -162,21 +163,21 @@ func (s *session) waitIndexesCancelled(ctx context.Context, set **batch.TaskSet,
 	err := s.watchSet(ctx, *set, func(current *batch.TaskSet) bool {
 		*set = current
 		completed, _ := completedOf(current)
-		failed, _ := failedIndexes(current)
-		return finishedSet(current) != nil || len(indexes.Subtract(indexes.Subtract(chosen, completed), failed)) == 0
+		failed, _ := taskstate.FailedIndexes(current)
+		return taskstate.Finished(current) != nil || len(indexes.Subtract(indexes.Subtract(chosen, completed), failed)) == 0
 	})
 	if err != nil {
 		return wrapDeleted(ref{kindSet, (*set).Name}, err)
 	}
 	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: batch.LabelControllerUID + "=" + string((*set).UID), FieldSelector: unfinished,
+		LabelSelector: batch.LabelControllerUID + "=" + string((*set).UID), FieldSelector: taskstate.Unfinished,
 	})
 	if err != nil {
 		return err
 	}
 	for i := range list.Items {
 		task := &list.Items[i]
-		if len(indexes.Intersect(indexes.Subtract(heldIndexes(task), completedIn(task)), chosen)) > 0 {
+		if len(indexes.Intersect(indexes.Subtract(taskstate.HeldIndexes(task), taskstate.CompletedIndexes(task)), chosen)) > 0 {
 			if err := s.waitGone(ctx, object{task: task}); err != nil {
 				return err
 			}
@@ -256,9 +257,9 @@ func (f *factory) each(names []string, do func(string) error) error {
 // requireUnfinished returns an error if the object has finished and cannot be cancelled.
 func (f *factory) requireUnfinished(found object) error {
 	switch {
-	case found.set != nil && finishedSet(found.set) != nil:
+	case found.set != nil && taskstate.Finished(found.set) != nil:
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it",
-			ref{kindSet, found.set.Name}, statusOfEnd(finishedSet(found.set)), f.program, ref{kindSet, found.set.Name})
+			ref{kindSet, found.set.Name}, taskstate.StatusOfFinished(taskstate.Finished(found.set)), f.program, ref{kindSet, found.set.Name})
 	case found.task != nil && found.task.Status.Phase.Finished():
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it", found.ref(), found.task.Status.Phase, f.program, found.ref())
 	}
@@ -280,7 +281,7 @@ func (f *factory) taskOfIndex(ctx context.Context, s *session, found object) (ob
 		if task.Status.Phase.Finished() {
 			continue
 		}
-		left := indexes.Subtract(heldIndexes(task), completedIn(task))
+		left := indexes.Subtract(taskstate.HeldIndexes(task), taskstate.CompletedIndexes(task))
 		switch {
 		case !indexes.Contains(left, *found.index):
 			return object{}, fmt.Errorf("%s has succeeded: there is nothing to cancel", found.ref())
@@ -302,7 +303,7 @@ func (f *factory) reportCancelled(found object) {
 			count = fmt.Sprintf(" (%d of %d had succeeded)", set.Status.Succeeded, *set.Spec.Completions)
 		}
 		// The set can have finished before the cancellation reached it.
-		if final := finishedSet(set); final != nil && final.Reason != batch.TaskSetReasonCancelled {
+		if final := taskstate.Finished(set); final != nil && final.Reason != batch.TaskSetReasonCancelled {
 			fmt.Fprintf(f.streams.Out, "%s has ended before it was cancelled: %s: %s%s\n", found.ref().full(), final.Type, final.Reason, count)
 			return
 		}
@@ -314,7 +315,7 @@ func (f *factory) reportCancelled(found object) {
 		return
 	}
 	fmt.Fprintf(f.streams.Out, "%s cancelled\n", found.ref().full())
-	left := numbersIn(found.task, indexes.Subtract(heldIndexes(found.task), completedIn(found.task)))
+	left := numbersIn(found.task, indexes.Subtract(taskstate.HeldIndexes(found.task), taskstate.CompletedIndexes(found.task)))
 	them, name := "it", found.task.Labels[batch.LabelTaskSetName]
 	if indexes.Count(left) > 1 {
 		them = "them"
@@ -333,7 +334,7 @@ func (s *session) cancel(ctx context.Context, found object, now bool) error {
 		return err
 	}
 	// Keep finished tasks: the controller may not have counted them yet, and users can still read their output.
-	return s.killTasks(ctx, found.set, unfinished)
+	return s.killTasks(ctx, found.set, taskstate.Unfinished)
 }
 
 // delete deletes a task or a set. The UID of the object is a precondition. A set is deleted in the foreground, so that
@@ -369,7 +370,7 @@ func (s *session) waitCancelled(ctx context.Context, found *object) error {
 	}
 	return wrapDeleted(found.ref(), s.watchSet(ctx, found.set, func(set *batch.TaskSet) bool {
 		found.set = set
-		return finishedSet(set) != nil
+		return taskstate.Finished(set) != nil
 	}))
 }
 
@@ -418,8 +419,8 @@ Succeeded indexes stay succeeded. An index whose task is ended runs again from i
 				return err
 			}
 			r := ref{kindSet, set.Name}
-			if final := finishedSet(set); final != nil {
-				return fmt.Errorf("%s has ended (%s)", r, statusOfEnd(final))
+			if final := taskstate.Finished(set); final != nil {
+				return fmt.Errorf("%s has ended (%s)", r, taskstate.StatusOfFinished(final))
 			}
 			if ptr.Deref(set.Spec.Suspend, false) == suspend {
 				fmt.Fprintf(f.streams.Out, "%s %s\n", r.full(), already)

@@ -25,6 +25,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // cause groups tasks of a set that failed in the same way.
@@ -63,7 +64,7 @@ func causesOf(tasks []batch.Task) []*cause {
 	var causes []*cause
 	for i := range tasks {
 		task := &tasks[i]
-		index, ok := failedIndex(task)
+		index, ok := taskstate.FailedIndex(task)
 		if !ok {
 			continue
 		}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 func TestFailuresAreGroupedByCause(t *testing.T) {
@@ -93,7 +94,7 @@ func TestDescribeEnd(t *testing.T) {
 		{batch.TaskSetFailed, batch.TaskSetReasonCancelled, "Cancelled", "was cancelled"},
 	} {
 		final := &metav1.Condition{Type: test.kind, Status: metav1.ConditionTrue, Reason: test.reason, Message: "said so"}
-		if status, sentence := statusOfEnd(final), describeEnd(final); status != test.status || sentence != test.sentence {
+		if status, sentence := taskstate.StatusOfFinished(final), describeEnd(final); status != test.status || sentence != test.sentence {
 			t.Errorf("%s, %s: got %q and %q, want %q and %q", test.kind, test.reason, status, sentence, test.status, test.sentence)
 		}
 	}

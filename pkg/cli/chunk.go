@@ -22,69 +22,16 @@ import (
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
-
-// isChunk reports whether the task runs several indexes, one after the other.
-func isChunk(task *batch.Task) bool { return task.Spec.Indexes != "" }
-
-// heldIndexes returns the indexes that a task has run or may still run: those that it was created for, without those
-// that were released to other tasks.
-func heldIndexes(task *batch.Task) []indexes.Range {
-	all := task.CompletionIndexes()
-	if !isChunk(task) {
-		return all
-	}
-	end := int(ptr.Deref(task.Status.IndexLimit, int32(indexes.Count(all))))
-	switch task.Status.Phase {
-	case batch.TaskSucceeded:
-		end = int(task.Status.CompletedCount)
-	case batch.TaskFailed:
-		end = int(task.Status.CompletedCount) + 1
-	}
-	return indexes.Slice(all, 0, end)
-}
-
-// completedIn returns the indexes of a task that have succeeded.
-func completedIn(task *batch.Task) []indexes.Range {
-	switch {
-	case isChunk(task):
-		return indexes.Slice(task.CompletionIndexes(), 0, int(task.Status.CompletedCount))
-	case task.Status.Phase == batch.TaskSucceeded:
-		return task.CompletionIndexes()
-	}
-	return nil
-}
-
-// currentIndex returns the index that a task runs, will run next, or has failed at. It returns false if the task has
-// succeeded or has no index.
-func currentIndex(task *batch.Task) (int, bool) {
-	if task.Status.Phase == batch.TaskSucceeded {
-		return 0, false
-	}
-	left := indexes.Subtract(heldIndexes(task), completedIn(task))
-	if len(left) == 0 {
-		return 0, false
-	}
-	return left[0].First, true
-}
-
-// failedIndex returns the index of a set at which a task has failed. It returns false if the task has not failed or has
-// no index.
-func failedIndex(task *batch.Task) (int, bool) {
-	if task.Status.Phase != batch.TaskFailed {
-		return 0, false
-	}
-	return currentIndex(task)
-}
 
 // startedIndexes returns the indexes of a task whose commands have been started, as far as its status tells.
 func startedIndexes(task *batch.Task) []indexes.Range {
-	held, count := heldIndexes(task), 0
-	if isChunk(task) {
+	held, count := taskstate.HeldIndexes(task), 0
+	if taskstate.IsChunk(task) {
 		count = int(task.Status.CompletedCount)
 	}
 	if task.Status.Attempts > 0 {
@@ -97,7 +44,7 @@ func startedIndexes(task *batch.Task) []indexes.Range {
 // with one index is a run. A run of a task with several indexes lasts until all have ended or the task is evicted.
 func runOf(task *batch.Task) int32 {
 	switch {
-	case !isChunk(task):
+	case !taskstate.IsChunk(task):
 		return task.Status.Attempts
 	case task.Status.Phase == batch.TaskPending || len(startedIndexes(task)) == 0:
 		return 0
@@ -121,7 +68,7 @@ func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task,
 		return nil, err
 	}
 	tasks := append(lone.Items, slices.DeleteFunc(chunks.Items, func(task batch.Task) bool {
-		return !indexes.Contains(heldIndexes(&task), *found.index)
+		return !indexes.Contains(taskstate.HeldIndexes(&task), *found.index)
 	})...)
 	slices.SortFunc(tasks, newestFirst)
 	return tasks, nil

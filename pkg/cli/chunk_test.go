@@ -33,6 +33,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 )
 
@@ -128,8 +129,8 @@ func TestIndexesOfATask(t *testing.T) {
 				return indexes.Format(single(index))
 			}
 			got := []string{
-				indexes.Format(heldIndexes(test.task)), indexes.Format(completedIn(test.task)), indexes.Format(startedIndexes(test.task)),
-				text(currentIndex(test.task)), text(failedIndex(test.task)),
+				indexes.Format(taskstate.HeldIndexes(test.task)), indexes.Format(taskstate.CompletedIndexes(test.task)), indexes.Format(startedIndexes(test.task)),
+				text(taskstate.CurrentIndex(test.task)), text(taskstate.FailedIndex(test.task)),
 			}
 			if diff := cmp.Diff([]string{test.held, test.completed, test.started, test.current, test.failedText}, got); diff != "" {
 				t.Errorf("held, completed, started, current, failed: want -, got +:\n%s", diff)
@@ -147,7 +148,7 @@ func TestNumbersOfATaskWithSeveralIndexes(t *testing.T) {
 	for i := range numberAsItem.Spec.Items {
 		numberAsItem.Spec.Items[i] = indexes.Format(single(1000 + 2*i))
 	}
-	numberAsItem.Spec.Template.Spec.Env = []batch.EnvVar{{Name: numberVariable, Value: itemReference}}
+	numberAsItem.Spec.Template.Spec.Env = []batch.EnvVar{{Name: taskstate.NumberVariable, Value: taskstate.ItemReference}}
 	steps := chunkedSet()
 	steps.Spec.IndexNumbers = &batch.IndexNumbers{First: ptr.To[int32](1), Step: ptr.To[int32](10)}
 	listed := chunkedSet()
@@ -179,7 +180,8 @@ func explained(t *testing.T, set *batch.TaskSet, index int, task *batch.Task) st
 	t.Helper()
 	streams, _, out, _ := genericiooptions.NewTestIOStreams()
 	s, _ := fakeSession(task)
-	e := &explainer{factory: &factory{program: "leat", streams: streams}, s: s, now: testNow.Time, out: printers.GetNewTabWriter(out)}
+	table := printers.GetNewTabWriter(out)
+	e := &explainer{factory: &factory{program: "leat", streams: streams}, s: s, now: testNow.Time, out: table}
 	var err error
 	if index < 0 {
 		err = e.task(t.Context(), ref{kindTask, task.Name}, task)
@@ -189,7 +191,7 @@ func explained(t *testing.T, set *batch.TaskSet, index int, task *batch.Task) st
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.out.Flush(); err != nil {
+	if err := table.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	return columns.ReplaceAllString(strings.ReplaceAll(out.String(), task.Name, "TASK"), "$1  ")

@@ -24,6 +24,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // Limits that the server enforces on spec.items.
@@ -84,9 +86,6 @@ func readItems(from io.Reader, name string, used int) (items []string, empty int
 	return items, empty, nil
 }
 
-// itemReference is the reference that a worker expands to the item of the task.
-const itemReference = "$(TASK_ITEM)"
-
 // withItem replaces each {} of the command by a reference to the item. Without {} it appends the reference as the last
 // argument.
 func withItem(command []string) []string {
@@ -94,10 +93,10 @@ func withItem(command []string) []string {
 	found := false
 	for _, arg := range command {
 		found = found || strings.Contains(arg, "{}")
-		with = append(with, strings.ReplaceAll(arg, "{}", itemReference))
+		with = append(with, strings.ReplaceAll(arg, "{}", taskstate.ItemReference))
 	}
 	if !found {
-		with = append(with, itemReference)
+		with = append(with, taskstate.ItemReference)
 	}
 	return with
 }

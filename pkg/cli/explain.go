@@ -38,6 +38,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
@@ -89,20 +90,25 @@ func (f *factory) newExplainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			e := &explainer{factory: f, s: s, now: time.Now(), out: printers.GetNewTabWriter(f.streams.Out)}
-			switch {
-			case found.index != nil:
-				err = e.index(ctx, found)
-			case found.set != nil:
-				err = e.set(ctx, found.set)
-			default:
-				err = e.task(ctx, found.ref(), found.task)
-			}
-			return errors.Join(err, e.out.Flush())
+			out := printers.GetNewTabWriter(f.streams.Out)
+			return errors.Join(f.explain(ctx, s, found, out), out.Flush())
 		},
 	}
 	command.Flags().StringVar(&index, "index", "", "Explain only this index of a set")
 	return command
+}
+
+// explain writes the explanation of a task, a set or an index: titles, and indented lines of two columns with a tab
+// between them.
+func (f *factory) explain(ctx context.Context, s *session, found object, out io.Writer) error {
+	e := &explainer{factory: f, s: s, now: time.Now(), out: out}
+	switch {
+	case found.index != nil:
+		return e.index(ctx, found)
+	case found.set != nil:
+		return e.set(ctx, found.set)
+	}
+	return e.task(ctx, found.ref(), found.task)
 }
 
 // explainer prints the explanation of a task, a set or an index.
@@ -110,10 +116,7 @@ type explainer struct {
 	*factory
 	s   *session
 	now time.Time
-	out interface {
-		io.Writer
-		Flush() error
-	}
+	out io.Writer
 }
 
 func (e *explainer) title(format string, args ...any) {
@@ -160,7 +163,7 @@ func (e *explainer) task(ctx context.Context, r ref, task *batch.Task) error {
 // membership prints the set of a task and its indexes. It prints the name of the task unless that is r.
 func (e *explainer) membership(r ref, task *batch.Task) {
 	owner := batch.ControllingTaskSet(task)
-	if !isChunk(task) {
+	if !taskstate.IsChunk(task) {
 		if owner != nil {
 			e.line("Set", "taskset/%s, %s", owner.Name, describeNumbers(numbersIn(task, task.CompletionIndexes())))
 		}
@@ -169,12 +172,12 @@ func (e *explainer) membership(r ref, task *batch.Task) {
 	if r.kind != kindTask {
 		e.line("Task", "task/%s", task.Name)
 	}
-	all, held, completed := task.CompletionIndexes(), heldIndexes(task), completedIn(task)
+	all, held, completed := task.CompletionIndexes(), taskstate.HeldIndexes(task), taskstate.CompletedIndexes(task)
 	e.line("Indexes", "%d, one after the other: %s", indexes.Count(all), e.numbers(task, all))
 	if len(completed) > 0 {
 		e.line("Succeeded", "%d: %s", indexes.Count(completed), e.numbers(task, completed))
 	}
-	if current, ok := currentIndex(task); ok {
+	if current, ok := taskstate.CurrentIndex(task); ok {
 		later := indexes.Subtract(indexes.Subtract(held, completed), single(current))
 		about, stale := "Next", ""
 		switch {
@@ -215,7 +218,7 @@ func (e *explainer) ended(r ref, task *batch.Task) {
 			when += ", after " + age(end.Sub(begin.Time))
 		}
 	}
-	if failed, ok := failedIndex(task); ok && isChunk(task) && r.kind == kindTask {
+	if failed, ok := taskstate.FailedIndex(task); ok && taskstate.IsChunk(task) && r.kind == kindTask {
 		when += ", at index " + e.numbers(task, single(failed))
 	}
 	if task.Status.Phase == batch.TaskSucceeded {
@@ -242,9 +245,9 @@ func (e *explainer) tries(task *batch.Task) {
 		e.line("Worker", "%s", task.Spec.WorkerName)
 	}
 	switch {
-	case isChunk(task) && task.Status.Attempts > 1:
+	case taskstate.IsChunk(task) && task.Status.Attempts > 1:
 		e.line("Attempts", "%d of the same index, because of disruptions", task.Status.Attempts)
-	case !isChunk(task) && task.Status.Attempts > 0:
+	case !taskstate.IsChunk(task) && task.Status.Attempts > 0:
 		e.line("Attempts", "%d, of at most %d", task.Status.Attempts, ptr.Deref(task.Spec.BackoffLimit, 0)+1+task.Status.Disruptions)
 	}
 	if task.Status.Disruptions > 0 {
@@ -294,7 +297,7 @@ func (e *explainer) bound(ctx context.Context, r ref, task *batch.Task) {
 		e.line("Progress", "%s", task.Status.Progress)
 	}
 	begin := task.Status.StartTime
-	if isChunk(task) {
+	if taskstate.IsChunk(task) {
 		begin = nil // the limit is that of each index
 		if state.Running != nil {
 			begin = &state.Running.StartedAt
@@ -451,20 +454,17 @@ func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.T
 
 // unfinished returns the tasks of the namespace that wait or run.
 func (s *session) unfinished(ctx context.Context) ([]batch.Task, error) {
-	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: unfinished})
+	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: taskstate.Unfinished})
 	if err != nil {
 		return nil, err
 	}
 	return list.Items, nil
 }
 
-// unfinished selects the tasks that wait or run.
-const unfinished = "status.phase!=Succeeded,status.phase!=Failed"
-
 func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	r := ref{kindSet, set.Name}
-	snapshot := snapshotOf(set)
-	final := finishedSet(set)
+	snapshot := taskstate.Progress(set)
+	final := taskstate.Finished(set)
 	switch {
 	case final != nil:
 		e.title("%s %s", r, describeEnd(final))
@@ -474,7 +474,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 		e.title("%s is being deleted, for %s. It remains until its commands have ended.", r, e.since(set.DeletionTimestamp))
 	case ptr.Deref(set.Spec.Suspend, false):
 		e.title("%s is suspended: it starts nothing until %s resume %s.", r, e.program, r)
-	case len(waitsFor(set)) > 0:
+	case len(taskstate.WaitsFor(set)) > 0:
 		e.title("%s waits for other sets, for %s.", r, e.since(&set.CreationTimestamp))
 	case snapshot.Running == 0 && set.Status.StartTime == nil:
 		e.title("%s has not been started by its controller: is leat-controller-manager running?", r)
@@ -494,7 +494,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 		e.line("Rate", "%s on average", progress.FormatRate(rate))
 	}
 	e.line("At a time", "at most %d", ptr.Deref(set.Spec.Parallelism, 1))
-	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
+	if failed, ok := taskstate.FailedIndexes(set); ok && len(failed) > 0 {
 		e.line("Failed", "%s%s", describeIndexes(set, failed), itemsOf(set, failed))
 	}
 	if set.Status.IndexFailures != "" && final == nil {
@@ -543,9 +543,9 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 			continue
 		}
 		unfinished++
-		if isChunk(task) {
+		if taskstate.IsChunk(task) {
 			chunks++
-			longest = max(longest, indexes.Count(heldIndexes(task)))
+			longest = max(longest, indexes.Count(taskstate.HeldIndexes(task)))
 		}
 	}
 	if chunks > 0 && final == nil {
@@ -591,7 +591,7 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	if err != nil {
 		return err
 	}
-	if len(tasks) > 0 && isChunk(&tasks[0]) {
+	if len(tasks) > 0 && taskstate.IsChunk(&tasks[0]) {
 		return e.indexOfChunk(ctx, found, &tasks[0])
 	}
 	if len(tasks) > 0 {
@@ -601,7 +601,7 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	if err != nil {
 		return err
 	}
-	r, final := found.ref(), finishedSet(set)
+	r, final := found.ref(), taskstate.Finished(set)
 	switch {
 	case isIn(set.Status.CompletedIndexes, index):
 		e.title("%s has succeeded. Its task was deleted after it was counted.", r)
@@ -615,8 +615,8 @@ func (e *explainer) index(ctx context.Context, found object) error {
 		e.title("%s has no task, and has not succeeded: the set has ended: %s: %s", r, final.Reason, final.Message)
 	case ptr.Deref(set.Spec.Suspend, false):
 		e.title("%s has no task: the set is suspended.", r)
-	case len(waitsFor(set)) > 0:
-		e.title("%s has no task: the set waits for %s.", r, strings.Join(waitsFor(set), ", "))
+	case len(taskstate.WaitsFor(set)) > 0:
+		e.title("%s has no task: the set waits for %s.", r, strings.Join(taskstate.WaitsFor(set), ", "))
 	case waits != "":
 		e.title("%s has no task: it waits until the same index of taskset/%s has succeeded.", r, waits)
 	default:
@@ -638,12 +638,12 @@ func (e *explainer) index(ctx context.Context, found object) error {
 // indexOfChunk explains an index of a set from a task that runs several indexes.
 func (e *explainer) indexOfChunk(ctx context.Context, found object, task *batch.Task) error {
 	r, index := found.ref(), *found.index
-	current, hasCurrent := currentIndex(task)
+	current, hasCurrent := taskstate.CurrentIndex(task)
 	switch {
-	case indexes.Contains(completedIn(task), index):
+	case indexes.Contains(taskstate.CompletedIndexes(task), index):
 		e.title("%s has succeeded.", r)
 	case hasCurrent && index != current && task.Spec.WorkerName != "":
-		before := indexes.Count(indexes.Intersect(heldIndexes(task), []indexes.Range{{First: current, Last: index - 1}}))
+		before := indexes.Count(indexes.Intersect(taskstate.HeldIndexes(task), []indexes.Range{{First: current, Last: index - 1}}))
 		e.title("%s waits in a task that runs several indexes, one after the other: %s.", r, pluralBefore(before))
 	default:
 		return e.task(ctx, r, task)

@@ -33,7 +33,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
@@ -42,6 +41,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // followOptions are the flags of commands that wait for tasks and sets.
@@ -462,15 +462,15 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 		m.mu.Lock()
 		m.object.set = current
 		m.mu.Unlock()
-		m.show(snapshotOf(current), true)
-		if finishedSet(current) != nil {
+		m.show(taskstate.Progress(current), true)
+		if taskstate.Finished(current) != nil {
 			return true
 		}
 		m.reportReason(replicaFailure(current))
 		return m.atMilestone()
 	})
 	close(ended)
-	if err == nil && finishedSet(set) == nil {
+	if err == nil && taskstate.Finished(set) == nil {
 		return m.concludeMilestone()
 	}
 	if err == nil {
@@ -492,7 +492,7 @@ func (m *member) reportOutput(set *batch.TaskSet) {
 		return
 	}
 	text := fmt.Sprintf("Output: %s logs %s", m.program, m.ref)
-	if finishedSet(set).Type == batch.TaskSetFailed && set.Status.Failed > 0 {
+	if taskstate.Finished(set).Type == batch.TaskSetFailed && set.Status.Failed > 0 {
 		text += fmt.Sprintf(". Of what failed: %s logs %s --failed", m.program, m.ref)
 	}
 	fmt.Fprintln(m.renderer, text)
@@ -504,57 +504,6 @@ func wrapDeleted(r ref, err error) error {
 		return fmt.Errorf("%s %w", r, err)
 	}
 	return err
-}
-
-// snapshotOf returns the progress of a set.
-func snapshotOf(set *batch.TaskSet) progress.Snapshot {
-	s := progress.Snapshot{Done: int(set.Status.Succeeded), Failed: int(set.Status.Failed), Running: int(ptr.Deref(set.Status.Ready, 0))}
-	if set.Status.StartTime != nil {
-		s.Started = set.Status.StartTime.Time
-	}
-	if final := finishedSet(set); final != nil {
-		s.Ended = final.LastTransitionTime.Time
-	}
-	gone := 0
-	if failed, ok := failedIndexes(set); ok {
-		s.Failed = indexes.Count(failed)
-		gone = s.Failed
-	}
-	if set.Spec.Completions != nil {
-		s.Total = int(*set.Spec.Completions)
-		s.Pending = max(0, s.Total-s.Done-gone-s.Running)
-	} else {
-		s.Pending = max(0, int(set.Status.Active)-s.Running)
-	}
-	return s
-}
-
-// failedIndexes returns the indexes that have failed for good. It returns false if the set does not count failures by
-// index.
-func failedIndexes(set *batch.TaskSet) ([]indexes.Range, bool) {
-	if set.Spec.BackoffLimitPerIndex == nil {
-		return nil, false
-	}
-	ranges, err := indexes.Parse(ptr.Deref(set.Status.FailedIndexes, ""), maxCompletions)
-	return ranges, err == nil
-}
-
-// finishedSet returns the condition Complete or Failed of a finished set, otherwise nil.
-func finishedSet(set *batch.TaskSet) *metav1.Condition {
-	for _, final := range []string{batch.TaskSetComplete, batch.TaskSetFailed} {
-		if condition := meta.FindStatusCondition(set.Status.Conditions, final); condition != nil && condition.Status == metav1.ConditionTrue {
-			return condition
-		}
-	}
-	return nil
-}
-
-// statusOfEnd returns the value of the STATUS column for a finished set.
-func statusOfEnd(final *metav1.Condition) string {
-	if final.Reason == batch.TaskSetReasonCancelled {
-		return batch.TaskSetReasonCancelled
-	}
-	return final.Type
 }
 
 // describeEnd returns how a set ended, as the predicate of a sentence.
@@ -570,7 +519,7 @@ func describeEnd(final *metav1.Condition) string {
 
 // concludeSet prints how a set ended. It returns an error with the exit code unless the set is complete.
 func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
-	final := finishedSet(set)
+	final := taskstate.Finished(set)
 	took := ""
 	if set.Status.StartTime != nil {
 		took = " in " + age(final.LastTransitionTime.Sub(set.Status.StartTime.Time))
@@ -589,7 +538,7 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s has failed: %s succeeded%s: %s: %s\n", m.ref, count, took, final.Reason, sanitize.Line(final.Message))
-	failed, _ := failedIndexes(set)
+	failed, _ := taskstate.FailedIndexes(set)
 	if len(failed) > 0 {
 		fmt.Fprintf(&text, "Failed: %s%s\n", describeIndexes(set, failed), itemsOf(set, failed))
 	}
@@ -606,8 +555,8 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 
 // nameInSet returns a name for a failed task among those of its set: the index that has failed, if there is one.
 func nameInSet(set *batch.TaskSet, task *batch.Task) string {
-	if index, ok := failedIndex(task); ok {
-		return fmt.Sprintf("Index %d", numbersOf(set).Number(index))
+	if index, ok := taskstate.FailedIndex(task); ok {
+		return fmt.Sprintf("Index %d", taskstate.Numbers(set).Number(index))
 	}
 	return "task/" + task.Name
 }
@@ -634,7 +583,7 @@ func (s *session) firstFailed(ctx context.Context, set *batch.TaskSet, failed []
 // failedAt returns the first of the tasks that has failed at the index, or nil.
 func failedAt(tasks []batch.Task, index int) *batch.Task {
 	for i := range tasks {
-		if failed, ok := failedIndex(&tasks[i]); ok && failed == index {
+		if failed, ok := taskstate.FailedIndex(&tasks[i]); ok && failed == index {
 			return &tasks[i]
 		}
 	}
@@ -724,8 +673,8 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 	if task.Status.CompletionTime != nil {
 		s.Ended = task.Status.CompletionTime.Time
 	}
-	if isChunk(task) {
-		s.Done, s.Total = int(task.Status.CompletedCount), indexes.Count(heldIndexes(task))
+	if taskstate.IsChunk(task) {
+		s.Done, s.Total = int(task.Status.CompletedCount), indexes.Count(taskstate.HeldIndexes(task))
 		switch task.Status.Phase {
 		case batch.TaskRunning:
 			s.Running = 1
@@ -760,7 +709,7 @@ func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	if begin, end := task.Status.StartTime, task.Status.CompletionTime; begin != nil && end != nil {
 		took = " in " + age(end.Sub(begin.Time))
 	}
-	if failed, ok := failedIndex(task); ok && isChunk(task) {
+	if failed, ok := taskstate.FailedIndex(task); ok && taskstate.IsChunk(task) {
 		if m.object.index == nil {
 			took += " at " + describeNumbers(numbersIn(task, single(failed)))
 		} else if last := task.Status.State.Terminated; last != nil {

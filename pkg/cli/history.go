@@ -39,6 +39,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // historyOptions are the flags of "history".
@@ -367,7 +368,7 @@ func (o *historyOptions) printTable(found object, rows []historyRow, now time.Ti
 	fmt.Fprintln(out, header)
 	for i, row := range rows {
 		text := fmt.Sprintf("%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s", numberOf(found, row.Index), row.number, sanitize.Line(row.WorkerName),
-			exitOf(row.TaskRecord), age(now.Sub(row.StartTime.Time)), formatMilliseconds(row.DurationMilliseconds), formatMilliseconds(row.CPUMilliseconds),
+			taskstate.Exit(row.Reason, row.ExitCode, row.Signal), age(now.Sub(row.StartTime.Time)), formatMilliseconds(row.DurationMilliseconds), formatMilliseconds(row.CPUMilliseconds),
 			formatBytes(row.PeakMemoryBytes), formatBytes(row.OutputBytes))
 		if o.output == outputWide {
 			text += fmt.Sprintf("\t%s\t%s\t%s", formatBytes(row.MissingBytes), row.StartTime.UTC().Format("2006-01-02T15:04:05.000Z"), sanitize.Line(row.TaskName))
@@ -391,30 +392,11 @@ func numberOf(found object, index *int32) string {
 	}
 	number := int(*index)
 	if found.set != nil {
-		number = numbersOf(found.set).Number(number)
+		number = taskstate.Numbers(found.set).Number(number)
 	} else if numbers := numbersIn(found.task, single(number)); len(numbers) > 0 {
 		number = numbers[0].First
 	}
 	return strconv.Itoa(number)
-}
-
-// signalNames are the names of the signals of Linux that often end commands.
-var signalNames = map[int32]string{
-	1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 10: "SIGUSR1",
-	11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
-}
-
-// exitOf returns the exit code of an attempt, the signal that ended it, or why it ended otherwise.
-func exitOf(record *batch.TaskRecord) string {
-	switch record.Reason {
-	case "", batch.TaskReasonCompleted, batch.TaskReasonError:
-	default:
-		return sanitize.Line(record.Reason)
-	}
-	if record.Signal == 0 {
-		return strconv.Itoa(int(record.ExitCode))
-	}
-	return cmp.Or(signalNames[record.Signal], fmt.Sprintf("signal %d", record.Signal))
 }
 
 // formatMilliseconds formats a duration with milliseconds below a second, otherwise as age does.

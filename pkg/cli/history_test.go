@@ -37,6 +37,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	fakebatch "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1/fake"
 )
 
@@ -269,7 +270,7 @@ func TestFormatsOfHistory(t *testing.T) {
 		{batch.TaskRecord{Reason: batch.TaskReasonDeadlineExceeded, ExitCode: 143, Signal: 15}, "DeadlineExceeded", true},
 		{batch.TaskRecord{Reason: "Own\x1b]0;title\x07Reason\n"}, "OwnReason", true},
 	} {
-		if got := exitOf(&test.record); got != test.want || failedAttempt(&test.record) != test.failed {
+		if got := taskstate.Exit(test.record.Reason, test.record.ExitCode, test.record.Signal); got != test.want || failedAttempt(&test.record) != test.failed {
 			t.Errorf("%+v: got %q, failed %t", test.record, got, failedAttempt(&test.record))
 		}
 	}

@@ -36,6 +36,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
 
@@ -196,17 +197,12 @@ func (s *session) listed(ctx context.Context, namespace string, now time.Time) (
 
 func listedSet(set *batch.TaskSet, now time.Time) listed {
 	set.TypeMeta = typeMeta("TaskSet")
-	s := snapshotOf(set)
-	done, left, state := doneOf(s), "-", statusOfUnfinished(set)
+	s := taskstate.Progress(set)
+	done, left, state := doneOf(s), "-", taskstate.Status(set)
 	if s.Failed > 0 {
 		done += fmt.Sprintf(", %d failed", s.Failed)
 	}
-	switch final := finishedSet(set); {
-	case final != nil:
-		state = statusOfEnd(final)
-	case state == "Running" && (set.Status.StartTime == nil || s.Running == 0 && s.Done == 0):
-		state = "Pending"
-	case state == "Running":
+	if state == "Running" {
 		left = timeLeft(set, s, now)
 	}
 	failed := s.Failed > 0 || state == batch.TaskSetFailed

@@ -41,6 +41,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
@@ -195,7 +196,7 @@ func (o *logsOptions) run(ctx context.Context, flags *pflag.FlagSet, name string
 	if o.outputDir != "" {
 		return streams.save(ctx, o.outputDir, o.overwrite)
 	}
-	if !o.follow || finishedSet(found.set) != nil {
+	if !o.follow || taskstate.Finished(found.set) != nil {
 		return streams.show(ctx)
 	}
 	ended := make(chan struct{})
@@ -205,7 +206,7 @@ func (o *logsOptions) run(ctx context.Context, flags *pflag.FlagSet, name string
 	failed := make(chan error, 1)
 	go func() {
 		defer close(ended)
-		failed <- s.watchSet(watching, found.set, func(set *batch.TaskSet) bool { return finishedSet(set) != nil })
+		failed <- s.watchSet(watching, found.set, func(set *batch.TaskSet) bool { return taskstate.Finished(set) != nil })
 	}()
 	if err := streams.follow(ctx); err != nil {
 		return err
@@ -247,11 +248,11 @@ func chosenInTask(task *batch.Task, numbers []indexes.Range) ([]indexes.Range, e
 	switch {
 	case len(numbers) == 0:
 		return nil, nil
-	case !isChunk(task):
+	case !taskstate.IsChunk(task):
 		return nil, usageErrorf("--index is for sets, and %s is one task", r)
 	}
 	var chosen []int
-	all := heldIndexes(task)
+	all := taskstate.HeldIndexes(task)
 	known := numbersIn(task, all)
 	if unknown := indexes.Subtract(numbers, known); len(unknown) > 0 {
 		return nil, usageErrorf("%s has no %s: its indexes are %s", r, describeNumbers(unknown), sanitize.Truncate(indexes.Format(known), 100))
@@ -311,7 +312,7 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) error {
 	lines := l.lineWriter(l.out)
 	switch {
-	case isChunk(task):
+	case taskstate.IsChunk(task):
 	case lines.sanitized:
 		return copyThrough(lines, constantLabel(""), func(out io.Writer) error { return l.copy(ctx, task, out) })
 	default:
@@ -335,8 +336,8 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) erro
 // empty for all. If the task has several indexes, runs after the first begin with the one that the run before did not
 // finish.
 func wantedIndexes(task *batch.Task, chosen []indexes.Range, run int32) []indexes.Range {
-	wanted := heldIndexes(task)
-	if isChunk(task) && run > 1 {
+	wanted := taskstate.HeldIndexes(task)
+	if taskstate.IsChunk(task) && run > 1 {
 		wanted = indexes.Subtract(wanted, indexes.Slice(wanted, 0, int(task.Status.CompletedCount)))
 	}
 	if len(chosen) > 0 {
@@ -351,7 +352,7 @@ func (l *taskLogs) copyIndexes(ctx context.Context, task *batch.Task, wanted []i
 	request := *l
 	request.options.Prefix = true
 	// If the text is too long, the worker returns all indexes. The others are left out below.
-	if text := indexes.Format(wanted); indexes.Count(wanted) < indexes.Count(heldIndexes(task)) && len(text) <= maxIndexesText {
+	if text := indexes.Format(wanted); indexes.Count(wanted) < indexes.Count(taskstate.HeldIndexes(task)) && len(text) <= maxIndexesText {
 		request.options.Indexes = text
 	}
 	said := remarks{out: l.streams.ErrOut}
@@ -448,7 +449,7 @@ func (l *taskLogs) copy(ctx context.Context, task *batch.Task, out io.Writer) er
 	why, _, _ := strings.Cut(err.Error(), "; its last lines")
 	fmt.Fprintf(l.streams.ErrOut, "The output of task/%s cannot be read: %s. Its last lines, from its status:\n", task.Name, sanitize.Line(why))
 	prefix := ""
-	if failed, ok := failedIndex(task); ok && l.options.Prefix {
+	if failed, ok := taskstate.FailedIndex(task); ok && l.options.Prefix {
 		prefix = strconv.Itoa(failed) + " "
 	}
 	for line := range strings.Lines(end.Message) {
@@ -502,7 +503,7 @@ func (l *setLogs) selector() string {
 
 // selectedIndexes returns the indexes of the task whose output is selected.
 func (l *setLogs) selectedIndexes(task *batch.Task) []indexes.Range {
-	held := heldIndexes(task)
+	held := taskstate.HeldIndexes(task)
 	if len(l.chosen) == 0 {
 		return held
 	}
@@ -600,7 +601,7 @@ func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, re
 		selected = completed
 	}
 	selected = indexes.Subtract(selected, present)
-	lost, _ := failedIndexes(l.set)
+	lost, _ := taskstate.FailedIndexes(l.set)
 	succeeded, failed = indexes.Intersect(selected, completed), indexes.Intersect(selected, lost)
 	return succeeded, failed, indexes.Subtract(selected, indexes.Union(succeeded, failed))
 }
@@ -719,7 +720,7 @@ func (l *setLogs) goneBefore(ctx context.Context) ([]indexes.Range, error) {
 	}
 	var kept []indexes.Range
 	for i := range list.Items {
-		kept = append(kept, completedIn(&list.Items[i])...)
+		kept = append(kept, taskstate.CompletedIndexes(&list.Items[i])...)
 	}
 	return indexes.Subtract(succeeded, indexes.Union(kept, nil)), nil
 }
@@ -783,7 +784,7 @@ func (l *setLogs) markSeen(task *batch.Task) (run int32, isNew bool) {
 
 // markChunk records the state of a task with several indexes.
 func (l *setLogs) markChunk(task *batch.Task) {
-	if !isChunk(task) {
+	if !taskstate.IsChunk(task) {
 		return
 	}
 	l.mu.Lock()
@@ -802,7 +803,7 @@ func (l *setLogs) markShown(task *batch.Task, printed []indexes.Range, read bool
 	switch selected := l.selectedIndexes(task); {
 	case !read:
 		l.missedTasks += indexes.Count(selected)
-	case isChunk(task):
+	case taskstate.IsChunk(task):
 		chunk := l.chunks[task.UID]
 		chunk.shown, chunk.printed = true, indexes.Union(chunk.printed, printed)
 	default:
@@ -827,10 +828,10 @@ func (l *setLogs) allShown() (shown, silent []indexes.Range) {
 // stream prints one run, with the set and the index in front of each line. It returns the indexes that printed
 // something.
 func (l *setLogs) stream(ctx context.Context, task *batch.Task, run int32) (printed []indexes.Range, err error) {
-	numbers := numbersOf(l.set)
+	numbers := taskstate.Numbers(l.set)
 	label := func(index int) string { return l.label(l.set.Name, numbers.Number(index), index) }
 	one := taskLogs{factory: l.factory, s: l.s, options: l.options}
-	if isChunk(task) {
+	if taskstate.IsChunk(task) {
 		printed, err = one.copyIndexes(ctx, task, wantedIndexes(task, l.chosen, run), l.lines, label)
 	} else {
 		own := task.CompletionIndexes()

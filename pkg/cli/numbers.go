@@ -25,11 +25,11 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
-// Variables of a task with the number of its index, with the position of its index in the set, and with its item.
+// Variables of a task with the position of its index in the set, and with its item.
 const (
-	numberVariable   = "TASK_INDEX"
 	positionVariable = "JOB_COMPLETION_INDEX"
 	itemVariable     = "TASK_ITEM"
 )
@@ -40,23 +40,6 @@ const maxNumber = 1 << 31
 // maxListedNumbers is the maximum length of spec.indexNumbers.list.
 const maxListedNumbers = 10_000
 
-// numbersOf returns the numbers of the indexes of a set, nil if they equal the indexes. "leat retry" stores numbers as
-// items if they do not fit into a list; numbersOf returns these too.
-func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
-	if set.Spec.IndexNumbers != nil || !slices.Contains(set.Spec.Template.Spec.Env, batch.EnvVar{Name: numberVariable, Value: itemReference}) {
-		return set.Spec.IndexNumbers
-	}
-	numbers := &batch.IndexNumbers{}
-	for _, item := range set.Spec.Items {
-		number, err := strconv.ParseUint(item, 10, 31)
-		if n := len(numbers.List); err != nil || n > 0 && numbers.List[n-1] >= int32(number) {
-			return nil
-		}
-		numbers.List = append(numbers.List, int32(number))
-	}
-	return numbers
-}
-
 // numbersIn returns the numbers of some indexes of a task, as its commands see them.
 func numbersIn(task *batch.Task, of []indexes.Range) []indexes.Range {
 	all := task.CompletionIndexes()
@@ -66,7 +49,7 @@ func numbersIn(task *batch.Task, of []indexes.Range) []indexes.Range {
 		if !indexes.Contains(of, index) {
 			continue
 		}
-		if isChunk(task) {
+		if taskstate.IsChunk(task) {
 			env = task.AtIndex(all, position).Spec.Env
 		}
 		numbers = append(numbers, numberIn(env, index))
@@ -83,8 +66,8 @@ func numberIn(env []batch.EnvVar, index int) int {
 		}
 		return env[i].Value
 	}
-	text := value(numberVariable)
-	if text == itemReference {
+	text := value(taskstate.NumberVariable)
+	if text == taskstate.ItemReference {
 		text = value(itemVariable) // "leat retry" stores numbers as items if they do not fit into a list
 	}
 	if number, err := strconv.ParseUint(text, 10, 31); err == nil {
@@ -100,12 +83,12 @@ func completionsOf(set *batch.TaskSet) int {
 
 // formatNumbers formats the numbers of indexes of a set. A long list is truncated.
 func formatNumbers(set *batch.TaskSet, of []indexes.Range) string {
-	return sanitize.Truncate(indexes.Format(numbersOf(set).Numbers(of)), 100)
+	return sanitize.Truncate(indexes.Format(taskstate.Numbers(set).Numbers(of)), 100)
 }
 
 // describeIndexes names indexes of a set by their numbers, like "index 5" or "indexes 0-4,7".
 func describeIndexes(set *batch.TaskSet, of []indexes.Range) string {
-	return describeNumbers(numbersOf(set).Numbers(of))
+	return describeNumbers(taskstate.Numbers(set).Numbers(of))
 }
 
 // describeNumbers returns the noun and the numbers, like "index 5" or "indexes 0-4,7". A long list is truncated.
@@ -128,7 +111,7 @@ func parseNumbers(text string) ([]indexes.Range, error) {
 
 // chosenIndexes returns the indexes of the set that have these numbers. A number without an index is an error.
 func chosenIndexes(set *batch.TaskSet, numbers []indexes.Range) ([]indexes.Range, error) {
-	known, completions := numbersOf(set), completionsOf(set)
+	known, completions := taskstate.Numbers(set), completionsOf(set)
 	chosen := known.Indexes(numbers, completions)
 	unknown := indexes.Subtract(numbers, known.Numbers(chosen))
 	switch {

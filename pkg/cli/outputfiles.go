@@ -33,6 +33,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // partSuffix ends the names of files that are not whole.
@@ -282,7 +283,7 @@ func (l *setLogs) save(ctx context.Context, path string, overwrite bool) error {
 		return err
 	}
 	defer files.root.Close()
-	numbers := numbersOf(l.set)
+	numbers := taskstate.Numbers(l.set)
 	name := func(index int) string { return strconv.Itoa(numbers.Number(index)) + ".log" }
 	to := &indexFiles{files: files, name: name, sizes: sizes, remarks: remarks{out: l.streams.ErrOut}}
 	if err := to.check(indexes.Union(started, nil)); err != nil {
@@ -376,7 +377,7 @@ func (l *setLogs) saveTasks(ctx context.Context, to *indexFiles, tasks []batch.T
 
 // saveTask writes the output of one index of a task to a file.
 func (s *session) saveTask(ctx context.Context, to *indexFiles, task *batch.Task, index int, options batch.TaskLogOptions) error {
-	if isChunk(task) {
+	if taskstate.IsChunk(task) {
 		options.Indexes = strconv.Itoa(index)
 	}
 	stream, err := s.api.Tasks(s.namespace).GetLogs(task.Name, &options).Stream(ctx)
@@ -403,7 +404,7 @@ func (l *taskLogs) save(ctx context.Context, task *batch.Task, path string, over
 	defer files.root.Close()
 	to := &indexFiles{files: files, name: func(int) string { return task.Name + ".log" }}
 	wanted := single(0)
-	if isChunk(task) {
+	if taskstate.IsChunk(task) {
 		to.name = func(index int) string { return strconv.Itoa(numbersIn(task, single(index))[0].First) + ".log" }
 		wanted = indexes.Intersect(wantedIndexes(task, l.chosen, 1), startedIndexes(task))
 	}

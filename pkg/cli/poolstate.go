@@ -33,6 +33,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/pool"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
@@ -96,7 +97,7 @@ func (s *session) pools(ctx context.Context, c *cluster, namespace string, info 
 	if err != nil {
 		return nil, err
 	}
-	tasks, err := s.api.Tasks(namespace).List(ctx, metav1.ListOptions{FieldSelector: unfinished})
+	tasks, err := s.api.Tasks(namespace).List(ctx, metav1.ListOptions{FieldSelector: taskstate.Unfinished})
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
@@ -118,7 +119,7 @@ func (o object) ref() ref {
 	case o.set == nil:
 		return ref{kindTask, o.task.Name}
 	case o.index != nil:
-		return ref{kindSet, o.set.Name + "/" + strconv.Itoa(numbersOf(o.set).Number(*o.index))}
+		return ref{kindSet, o.set.Name + "/" + strconv.Itoa(taskstate.Numbers(o.set).Number(*o.index))}
 	}
 	return ref{kindSet, o.set.Name}
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // shownRetries is the number of sets that a summary names.
@@ -76,7 +77,7 @@ func (r *retries) String() string {
 		count += int(set.Status.Succeeded)
 		parts = append(parts, fmt.Sprintf("%s %d", set.Name, set.Status.Succeeded))
 		if completed, err := completedOf(set); err == nil {
-			done = indexes.Union(done, numbersOf(set).Numbers(completed))
+			done = indexes.Union(done, taskstate.Numbers(set).Numbers(completed))
 		}
 	}
 	if more := len(parts) - shownRetries; more > 0 {
@@ -92,7 +93,7 @@ func (r *retries) String() string {
 	}
 	text := fmt.Sprintf("%d%s have succeeded in all (%s)", count, of, strings.Join(parts, ", "))
 	if indexed && r.first != nil {
-		all := numbersOf(r.first).Numbers([]indexes.Range{{First: 0, Last: completionsOf(r.first) - 1}})
+		all := taskstate.Numbers(r.first).Numbers([]indexes.Range{{First: 0, Last: completionsOf(r.first) - 1}})
 		if remaining := indexes.Subtract(all, done); len(remaining) > 0 {
 			text += "; not yet: " + describeNumbers(remaining)
 		}

@@ -37,6 +37,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 const retryLong = `Run failed work again.
@@ -150,7 +151,7 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 	case found.index != nil && o.index != "":
 		return usageErrorf("%s is one index: write --index %s with taskset/%s", name, o.index, found.set.Name)
 	case found.index != nil:
-		number := numbersOf(found.set).Number(*found.index)
+		number := taskstate.Numbers(found.set).Number(*found.index)
 		o.chosen = []indexes.Range{{First: number, Last: number}}
 	case found.task != nil && o.index != "":
 		return usageErrorf("--index is for sets, and %s is one task", found.ref())
@@ -203,7 +204,7 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 func (s *session) replaceDependencies(ctx context.Context, program string, set, retry *batch.TaskSet) error {
 	var dependsOn []batch.TaskSetDependency
 	for _, dependency := range set.Spec.DependsOn {
-		seen := dependencyStatus(set, dependency.Name)
+		seen := taskstate.DependencyStatus(set, dependency.Name)
 		other, err := s.api.TaskSets(s.namespace).Get(ctx, dependency.Name, metav1.GetOptions{})
 		if err != nil && !objectNotFound(err) {
 			return err
@@ -224,9 +225,9 @@ func (s *session) replaceDependencies(ctx context.Context, program string, set, 
 				dependency.Name, other, exists = latest.Name, latest, true
 			case seen.Met:
 				continue
-			case exists && other.UID == seen.UID && finishedSet(other) != nil:
+			case exists && other.UID == seen.UID && taskstate.Finished(other) != nil:
 				return fmt.Errorf("taskset/%s waits for taskset/%s, which has ended (%s): %s retry taskset/%s first, then %s retry taskset/%s waits for that retry",
-					set.Name, other.Name, statusOfEnd(finishedSet(other)), program, other.Name, program, set.Name)
+					set.Name, other.Name, taskstate.StatusOfFinished(taskstate.Finished(other)), program, other.Name, program, set.Name)
 			}
 		}
 		if exists && !ptr.Equal(other.Spec.Completions, retry.Spec.Completions) {
@@ -367,7 +368,7 @@ func dropCompleted(spec *batch.TaskSpec, completed int) {
 
 // retrySet returns the set to create, nil if there is nothing to retry.
 func (o *retryOptions) retrySet(set *batch.TaskSet) (runtime.Object, error) {
-	final := finishedSet(set)
+	final := taskstate.Finished(set)
 	if final == nil {
 		return nil, fmt.Errorf("taskset/%s has not ended yet: wait for it with %s wait taskset/%s, or cancel it", set.Name, o.follow.program, set.Name)
 	}
@@ -459,18 +460,18 @@ func (o *retryOptions) remaining(set *batch.TaskSet, final *metav1.Condition) ([
 
 // selectIndexes reduces the copy of a set to the chosen indexes. Each keeps its number and its item.
 func (o *retryOptions) selectIndexes(retry, set *batch.TaskSet, chosen []indexes.Range) error {
-	spec, known, count := &retry.Spec, numbersOf(set), indexes.Count(chosen)
+	spec, known, count := &retry.Spec, taskstate.Numbers(set), indexes.Count(chosen)
 	env := &spec.Template.Spec.Env
 	if known != nil && spec.IndexNumbers == nil {
 		// The set is a retry whose items are its numbers, because they did not fit into a list.
 		spec.Items = nil
 		*env = slices.DeleteFunc(*env, func(v batch.EnvVar) bool {
-			return v.Value == itemReference && (v.Name == numberVariable || v.Name == positionVariable)
+			return v.Value == taskstate.ItemReference && (v.Name == taskstate.NumberVariable || v.Name == positionVariable)
 		})
 	}
 	numbers := known.Numbers(chosen)
 	items := spec.Items
-	ownNumber := slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == numberVariable })
+	ownNumber := slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == taskstate.NumberVariable })
 	spec.Items, spec.IndexNumbers = nil, listNumbers(numbers)
 
 	limit := maxItems
@@ -496,12 +497,12 @@ func (o *retryOptions) selectIndexes(retry, set *batch.TaskSet, chosen []indexes
 	}
 	switch {
 	case spec.IndexNumbers == nil:
-		setVariable(env, numberVariable, itemReference)
-		setVariable(env, positionVariable, itemReference)
+		setVariable(env, taskstate.NumberVariable, taskstate.ItemReference)
+		setVariable(env, positionVariable, taskstate.ItemReference)
 	case !ownNumber:
-		setVariable(env, positionVariable, "$("+numberVariable+")")
+		setVariable(env, positionVariable, "$("+taskstate.NumberVariable+")")
 	case len(items) == 0:
-		setVariable(env, positionVariable, itemReference)
+		setVariable(env, positionVariable, taskstate.ItemReference)
 	}
 	return nil
 }

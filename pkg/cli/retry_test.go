@@ -32,6 +32,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 func endedSet(condition string, completed, failed string) *batch.TaskSet {
@@ -80,7 +81,7 @@ func retrySet(t *testing.T, set *batch.TaskSet, args ...string) *batch.TaskSet {
 
 // variables returns the variables that identify the index of a task, as the controller and the worker set them.
 func variables(set *batch.TaskSet, index int) map[string]string {
-	found := map[string]string{positionVariable: strconv.Itoa(index), numberVariable: strconv.Itoa(set.Spec.IndexNumbers.Number(index))}
+	found := map[string]string{positionVariable: strconv.Itoa(index), taskstate.NumberVariable: strconv.Itoa(set.Spec.IndexNumbers.Number(index))}
 	if index < len(set.Spec.Items) {
 		found["TASK_ITEM"] = set.Spec.Items[index]
 	}
@@ -136,14 +137,14 @@ func TestRetryOfASet(t *testing.T) {
 			set.Spec.IndexNumbers = &batch.IndexNumbers{List: []int32{2, 3, 5, 7, 11, 13, 17, 19, 23, 29}}
 		},
 		"a number of its own": func(set *batch.TaskSet) {
-			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: numberVariable, Value: "n$(JOB_COMPLETION_INDEX)"}}
+			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: taskstate.NumberVariable, Value: "n$(JOB_COMPLETION_INDEX)"}}
 		},
 		"a position of its own": func(set *batch.TaskSet) {
 			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: positionVariable, Value: "p$(TASK_INDEX)"}}
 		},
 		"numbers as items": func(set *batch.TaskSet) {
 			set.Spec.Items = strings.Split("1 2 3 5 7 11 13 17 19 23", " ")
-			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: numberVariable, Value: itemReference}, {Name: positionVariable, Value: itemReference}}
+			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: taskstate.NumberVariable, Value: taskstate.ItemReference}, {Name: positionVariable, Value: taskstate.ItemReference}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +168,7 @@ func TestRetryOfASet(t *testing.T) {
 						delete(got, positionVariable)
 						delete(want, positionVariable)
 					}
-					if len(set.Spec.Items) == 0 || set.Spec.IndexNumbers == nil && numbersOf(set) != nil {
+					if len(set.Spec.Items) == 0 || set.Spec.IndexNumbers == nil && taskstate.Numbers(set) != nil {
 						delete(got, "TASK_ITEM")
 						delete(want, "TASK_ITEM")
 					}
@@ -207,7 +208,7 @@ func TestRetryOfASet(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "1", "")
 		set.Spec.Completions = ptr.To[int32](20_000)
 		got := retrySet(t, set)
-		if v := variables(got, 1); got.Spec.IndexNumbers != nil || len(got.Spec.Items) != 19_999 || v[numberVariable] != "2" || v[positionVariable] != "2" {
+		if v := variables(got, 1); got.Spec.IndexNumbers != nil || len(got.Spec.Items) != 19_999 || v[taskstate.NumberVariable] != "2" || v[positionVariable] != "2" {
 			t.Errorf("got %d items, %v", len(got.Spec.Items), v)
 		}
 	})

@@ -27,6 +27,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
@@ -49,13 +50,13 @@ func Sample(ctx context.Context, config *rest.Config, namespace string, out io.W
 	renderer := progress.New(out)
 	err = s.watchSet(ctx, set, func(current *batch.TaskSet) bool {
 		set = current
-		renderer.Update(snapshotOf(current))
-		return finishedSet(current) != nil
+		renderer.Update(taskstate.Progress(current))
+		return taskstate.Finished(current) != nil
 	})
 	renderer.Stop()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "taskset/%s: %s\n", set.Name, finishedSet(set).Type)
+	fmt.Fprintf(out, "taskset/%s: %s\n", set.Name, taskstate.Finished(set).Type)
 	return nil
 }

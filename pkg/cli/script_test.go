@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 func TestScripts(t *testing.T) {
@@ -141,7 +142,7 @@ func TestRunScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec = dryRun("--each-line=items", "Step_1.sh")
-	want := []string{"/bin/sh", "-c", strings.ReplaceAll(lines, "$", "$$"), "Step_1.sh", itemReference}
+	want := []string{"/bin/sh", "-c", strings.ReplaceAll(lines, "$", "$$"), "Step_1.sh", taskstate.ItemReference}
 	if !slices.Equal(spec.Template.Spec.Command, want) || len(spec.Items) != 2 {
 		t.Errorf("got the command %q with the items %q, want %q", spec.Template.Spec.Command, spec.Items, want)
 	}

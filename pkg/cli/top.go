@@ -41,7 +41,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
-	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
@@ -136,7 +136,7 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 		return err
 	}
 	defer restore()
-	tasks := informers.NewTypedFilteredTaskInformer(s.client, s.namespace, 0, nil, func(o *metav1.ListOptions) { o.FieldSelector = unfinished })
+	tasks := informers.NewTypedFilteredTaskInformer(s.client, s.namespace, 0, nil, func(o *metav1.ListOptions) { o.FieldSelector = taskstate.Unfinished })
 	queues := informers.NewTypedTaskQueueInformer(s.client, s.namespace, 0, nil)
 	workers := informers.NewTypedWorkerInformer(s.client, s.namespace, 0, nil)
 	sets := informers.NewTypedTaskSetInformer(s.client, s.namespace, 0, nil)
@@ -394,34 +394,18 @@ func (v *view) renderSets(to io.Writer) {
 	var rows []string
 	for i := range v.sets {
 		set := &v.sets[i]
-		if finishedSet(set) != nil {
+		if taskstate.Finished(set) != nil {
 			continue
 		}
-		s := snapshotOf(set)
+		s := taskstate.Progress(set)
 		rate := "-"
 		if perSecond := averageRate(set, v.now); perSecond > 0 {
 			rate = progress.FormatRate(perSecond)
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s", set.Name, statusOfUnfinished(set), doneOf(s), s.Failed, s.Running, s.Pending,
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s", set.Name, taskstate.StatusOfUnfinished(set), doneOf(s), s.Failed, s.Running, s.Pending,
 			rate, timeLeft(set, s, v.now)))
 	}
 	table(to, "SET\tSTATUS\tDONE\tFAILED\tRUNNING\tPENDING\tRATE\tLEFT", rows)
-}
-
-// statusOfUnfinished returns the value of the STATUS column for a set that has not finished.
-func statusOfUnfinished(set *batch.TaskSet) string {
-	switch {
-	case set.DeletionTimestamp != nil:
-		return "Terminating"
-	case set.Spec.Cancelled:
-		return "Cancelling"
-	case ptr.Deref(set.Spec.Suspend, false):
-		return "Suspended"
-	}
-	if names := waitsFor(set); len(names) > 0 {
-		return "Waiting for " + sanitize.Truncate(strings.Join(names, ", "), 60)
-	}
-	return "Running"
 }
 
 // doneOf formats how many of how many have succeeded, like 5/10, or 5/? if that is not known.

@@ -26,6 +26,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // followIndex shows progress until one index of a set has ended.
@@ -80,7 +81,7 @@ func stateOf(set *batch.TaskSet, index int) indexState {
 		return indexSucceeded
 	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index):
 		return indexFailed
-	case finishedSet(set) != nil:
+	case taskstate.Finished(set) != nil:
 		return indexNotRun
 	}
 	return indexOpen
@@ -111,7 +112,7 @@ func (m *member) concludeIndex(ctx context.Context, found object, state indexSta
 		return m.concludeTask(task, m.logs)
 	}
 	why := ""
-	if final := finishedSet(found.set); final != nil {
+	if final := taskstate.Finished(found.set); final != nil {
 		why = fmt.Sprintf(": %s: %s", final.Reason, sanitize.Line(final.Message))
 	}
 	fmt.Fprintf(m.renderer, "%s has not succeeded%s\n", m.ref, why)

@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
 
 // pendingSample is the number of pending tasks of a set that are read to find a reason why none starts.
@@ -49,7 +50,7 @@ func (s *session) setWaitingReason(ctx context.Context, program string, set *bat
 	if why := replicaFailure(set); why != "" {
 		return why, nil
 	}
-	if names := waitsFor(set); len(names) > 0 {
+	if names := taskstate.WaitsFor(set); len(names) > 0 {
 		return "it starts after " + strings.Join(names, ", "), nil
 	}
 	if set.Status.StartTime == nil {

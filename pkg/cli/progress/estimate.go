@@ -32,13 +32,13 @@ const (
 	keptDurations = 200
 )
 
-// estimate derives a rate and the remaining time from counts.
+// Estimate derives a rate and the remaining time from counts.
 //
 // The rate counts recent ends. The remaining time depends on the duration of a piece and on the number of slots, not on
 // the rate alone: fifty of a hundred pieces that end together after a minute are not a rate of fifty a second. So
-// estimate records each start and matches each end to the oldest start. It expects running pieces to end after the mean
+// Estimate records each start and matches each end to the oldest start. It expects running pieces to end after the mean
 // duration, and pending pieces to take turns in as many slots.
-type estimate struct {
+type Estimate struct {
 	samples   []sample
 	starts    []start // of what runs, oldest first
 	durations []time.Duration
@@ -57,10 +57,11 @@ type start struct {
 	count int
 }
 
-func (e *estimate) add(now time.Time, s Snapshot) {
+// Add records a snapshot. Snapshots must be added in the order of their times.
+func (e *Estimate) Add(now time.Time, s Snapshot) {
 	first := len(e.samples) == 0
 	if s.ended() < e.last.ended() || s.Total != e.last.Total {
-		*e = estimate{}
+		*e = Estimate{}
 		first = true
 	}
 	if first {
@@ -91,7 +92,7 @@ func (e *estimate) add(now time.Time, s Snapshot) {
 }
 
 // finish removes the n oldest starts. If note is set, it records their durations.
-func (e *estimate) finish(now time.Time, n int, note bool) {
+func (e *Estimate) finish(now time.Time, n int, note bool) {
 	for n > 0 && len(e.starts) > 0 {
 		oldest := &e.starts[0]
 		count := min(n, oldest.count)
@@ -108,8 +109,16 @@ func (e *estimate) finish(now time.Time, n int, note bool) {
 	e.durations = e.durations[max(0, len(e.durations)-keptDurations):]
 }
 
+// Rate returns the recent number of ends per second, 0 if it is not known or if the work stands still.
+func (e *Estimate) Rate(now time.Time) float64 {
+	if e.last.Running == 0 && !e.recent(now) {
+		return 0
+	}
+	return e.rate(now)
+}
+
 // rate returns the recent number of ends per second, 0 if it is not known.
-func (e *estimate) rate(now time.Time) float64 {
+func (e *Estimate) rate(now time.Time) float64 {
 	if len(e.samples) < 2 {
 		return 0
 	}
@@ -125,13 +134,13 @@ func (e *estimate) rate(now time.Time) float64 {
 }
 
 // recent reports whether a piece has ended within rateWindow.
-func (e *estimate) recent(now time.Time) bool {
+func (e *Estimate) recent(now time.Time) bool {
 	return len(e.samples) > 1 && now.Sub(e.samples[len(e.samples)-1].at) <= rateWindow
 }
 
-// left returns the remaining time, if it is known. It is unknown until a piece whose start was seen has ended, and
+// Left returns the remaining time, if it is known. It is unknown until a piece whose start was seen has ended, and
 // while nothing runs and nothing ends.
-func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
+func (e *Estimate) Left(now time.Time, s Snapshot) (time.Duration, bool) {
 	if s.Total == 0 {
 		return 0, false
 	}
@@ -177,7 +186,7 @@ func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
 	return longest, true
 }
 
-func (e *estimate) meanDuration() (time.Duration, bool) {
+func (e *Estimate) meanDuration() (time.Duration, bool) {
 	if len(e.durations) == 0 {
 		return 0, false
 	}

@@ -26,7 +26,7 @@ import (
 // less than seen are reported as pending.
 func simulate(total, slots int, duration, seen time.Duration) (left []time.Duration, took time.Duration) {
 	const tick = 100 * time.Millisecond
-	var e estimate
+	var e Estimate
 	var running []time.Duration // start times
 	begin := time.Unix(0, 0)
 	s := Snapshot{Total: total, Pending: total, Started: begin}
@@ -52,8 +52,8 @@ func simulate(total, slots int, duration, seen time.Duration) (left []time.Durat
 				}
 			}
 			reported.Pending = total - s.Done - reported.Running
-			e.add(begin.Add(at), reported)
-			d, known := e.left(begin.Add(at), reported)
+			e.Add(begin.Add(at), reported)
+			d, known := e.Left(begin.Add(at), reported)
 			if !known {
 				d = -1
 			}
@@ -103,45 +103,45 @@ func TestTimeLeft(t *testing.T) {
 
 // A later "leat wait" does not know when the running pieces began.
 func TestTimeLeftAfterReattaching(t *testing.T) {
-	var e estimate
+	var e Estimate
 	at := time.Unix(0, 0)
-	e.add(at, Snapshot{Done: 10, Running: 10, Pending: 10, Total: 30})
+	e.Add(at, Snapshot{Done: 10, Running: 10, Pending: 10, Total: 30})
 	at = at.Add(30 * time.Second)
-	e.add(at, Snapshot{Done: 20, Running: 10, Total: 30})
-	if left, known := e.left(at, Snapshot{Done: 20, Running: 10, Total: 30}); known {
+	e.Add(at, Snapshot{Done: 20, Running: 10, Total: 30})
+	if left, known := e.Left(at, Snapshot{Done: 20, Running: 10, Total: 30}); known {
 		t.Errorf("%s are said to be left", left)
 	}
 }
 
 // A task that runs several short indexes reports them once a second, while it seems to run only one.
 func TestTimeLeftOfWorkThatIsReportedInBatches(t *testing.T) {
-	var e estimate
+	var e Estimate
 	at := time.Unix(0, 0)
 	const slots, batch, total = 16, 100, 160_000
-	e.add(at, Snapshot{Pending: total, Total: total, Started: at})
+	e.Add(at, Snapshot{Pending: total, Total: total, Started: at})
 	for second := 1; second <= 40; second++ {
 		done := (second - 1) * slots * batch
 		s := Snapshot{Done: done, Running: slots, Pending: total - done - slots, Total: total, Started: at}
 		now := at.Add(time.Duration(second) * time.Second)
-		e.add(now, s)
+		e.Add(now, s)
 		actual := time.Duration(total/slots/batch-second+1) * time.Second
-		if left, known := e.left(now, s); second > 10 && (!known || (left-actual).Abs() > actual/10) {
+		if left, known := e.Left(now, s); second > 10 && (!known || (left-actual).Abs() > actual/10) {
 			t.Fatalf("after %ds, %s are said to be left (%t), and it is %s", second, left, known, actual)
 		}
 	}
 }
 
 func TestTimeLeftOfStalledWork(t *testing.T) {
-	var e estimate
+	var e Estimate
 	at := time.Unix(0, 0)
 	for done := range 21 {
-		e.add(at.Add(time.Duration(done)*time.Second), Snapshot{Done: done, Pending: 100 - done, Total: 100})
+		e.Add(at.Add(time.Duration(done)*time.Second), Snapshot{Done: done, Pending: 100 - done, Total: 100})
 	}
 	stuck := Snapshot{Done: 20, Pending: 80, Total: 100}
-	if left, known := e.left(at.Add(21*time.Second), stuck); !known || left < 75*time.Second || left > 90*time.Second {
+	if left, known := e.Left(at.Add(21*time.Second), stuck); !known || left < 75*time.Second || left > 90*time.Second {
 		t.Errorf("while it goes on, %s are said to be left (%t)", left, known)
 	}
-	if left, known := e.left(at.Add(time.Minute), stuck); known {
+	if left, known := e.Left(at.Add(time.Minute), stuck); known {
 		t.Errorf("while it stands still, %s are said to be left", left)
 	}
 }

@@ -88,7 +88,7 @@ type Renderer struct {
 	current  Snapshot
 	begun    time.Time // when the first snapshot came
 	ended    time.Time // when a snapshot first was finished; zero while the work goes on
-	estimate estimate
+	estimate Estimate
 	written  time.Time     // when the last plain line was written
 	shown    Snapshot      // of the last plain line
 	bars     *mpb.Progress // nil while idle
@@ -144,7 +144,7 @@ func (r *Renderer) note(s Snapshot) *mpb.Bar {
 		r.ended = now
 	}
 	r.current = s
-	r.estimate.add(now, s)
+	r.estimate.Add(now, s)
 	if r.terminal {
 		if r.bars == nil {
 			r.begin()
@@ -208,10 +208,7 @@ func (r *Renderer) text() string {
 		fmt.Fprintf(&b, "/%d", s.Total)
 	}
 	fmt.Fprintf(&b, " done, %d failed", s.Failed)
-	rate := r.estimate.rate(now)
-	if s.Running == 0 && !r.estimate.recent(now) {
-		rate = 0 // the work stands still
-	}
+	rate := r.estimate.Rate(now)
 	switch {
 	case s.finished():
 	case s.Running == 0 && rate > 0:
@@ -225,7 +222,7 @@ func (r *Renderer) text() string {
 		return b.String()
 	}
 	b.WriteString(", " + FormatRate(rate))
-	if left, known := r.estimate.left(now, s); known {
+	if left, known := r.estimate.Left(now, s); known {
 		fmt.Fprintf(&b, ", %s left", shortDuration(left))
 	}
 	return b.String()
