@@ -75,7 +75,7 @@ func (f *factory) connect() (*session, error) {
 	}
 	// Do not limit requests here: API priority and fairness does so on the server.
 	config.QPS = -1
-	config.UserAgent = "leat/" + version.Get().GitVersion + " " + rest.DefaultKubernetesUserAgent()
+	config.UserAgent = userAgent()
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -86,6 +86,10 @@ func (f *factory) connect() (*session, error) {
 	}
 	f.host = config.Host
 	return &session{client: client, api: client.BatchV1alpha1(), discovery: client.Discovery(), namespace: namespace, host: config.Host, config: config}, nil
+}
+
+func userAgent() string {
+	return "leat/" + version.Get().GitVersion + " " + rest.DefaultKubernetesUserAgent()
 }
 
 // errNoCluster is the error of a missing configuration: neither flags nor a kubeconfig name a server.

@@ -139,7 +139,7 @@ func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command 
 	}
 	root.AddCommand(
 		f.newRunCommand(), f.newConvertCommand(), f.newWaitCommand(), f.newRetryCommand(),
-		f.newListCommand(), f.newLogsCommand(), f.newHistoryCommand(), f.newTopCommand(), f.newExplainCommand(),
+		f.newListCommand(), f.newLogsCommand(), f.newHistoryCommand(), f.newTopCommand(), f.newExplainCommand(), f.newBoardCommand(),
 		f.newCancelCommand(), f.newDeleteCommand(), f.newUpdateCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
 		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(), f.newPoolCommand(),
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),

@@ -96,6 +96,18 @@ var Caches = []Cache{
 			"scheduler/framework/plugins/*/*.go",
 		},
 	},
+	{
+		Name: "unfinished tasks of leat board", Transform: BoardTask,
+		Keeps: []string{
+			"metadata.name", "metadata.namespace", "metadata.uid", "metadata.resourceVersion", "metadata.creationTimestamp",
+			"metadata.deletionTimestamp", "metadata.labels", // only those in taskSetLabels
+			"spec.workerName", "spec.queueName", "spec.indexes",
+			"status.phase", "status.completedCount", "status.indexLimit",
+			"status.conditions.type", "status.conditions.status", "status.conditions.reason", "status.conditions.message", // only TaskScheduled
+			"status.state.running.startedAt",
+		},
+		ReadBy: []string{"board/*.go"},
+	},
 }
 
 var (
@@ -174,6 +186,30 @@ func BoundTask(obj any) (any, error) {
 		return obj, nil
 	}
 	return nil, fmt.Errorf("unexpected object %T in an informer of tasks", obj)
+}
+
+// BoardTask keeps the fields of an unfinished task that the page of leat board shows. It does not change other objects.
+func BoardTask(obj any) (any, error) {
+	task, ok := obj.(*batch.Task)
+	if !ok {
+		return obj, nil
+	}
+	trimmed := &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: task.Name, Namespace: task.Namespace, UID: task.UID, ResourceVersion: task.ResourceVersion,
+			CreationTimestamp: task.CreationTimestamp, DeletionTimestamp: task.DeletionTimestamp,
+			Labels: selectKeys(task.Labels, taskSetLabels),
+		},
+		Spec: batch.TaskSpec{WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Indexes: task.Spec.Indexes},
+		Status: batch.TaskStatus{
+			Phase: task.Status.Phase, CompletedCount: task.Status.CompletedCount, IndexLimit: task.Status.IndexLimit,
+			State: batch.TaskState{Running: task.Status.State.Running},
+		},
+	}
+	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil {
+		trimmed.Status.Conditions = []metav1.Condition{{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message}}
+	}
+	return trimmed, nil
 }
 
 // FinishedTask keeps the fields that the lifecycle controller reads of a finished task. It does not change other
