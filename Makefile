@@ -44,13 +44,17 @@ host: ## Build etcd, Kubernetes, helm and versitygw into bin/host, for tests
 test-programs: ## Build the programs for tests into bin/test, with the race detector
 	$(GO) build -race -ldflags '$(LDFLAGS)' -o bin/test/ ./cmd/...
 
+.PHONY: browser
+browser: ## Install Debian's chromium if it is missing, for tests. LEAT_SKIP_BROWSER skips them
+	hack/install-chromium.sh
+
 # How long "make test" runs chaos and soak. "make chaos" and "make soak" run longer.
 TEST_DURATION ?= 1m
 # By default, programs with the race detector sleep for a second before they exit.
 export GORACE ?= atexit_sleep_ms=0
 
 .PHONY: test
-test: host test-programs ## Run all tests with the race detector and print the slowest packages. TEST_DURATION
+test: host test-programs browser ## Run all tests with the race detector and print the slowest packages. TEST_DURATION
 	hack/test.sh $(TEST_DURATION)
 
 # DURATION is the duration of "make soak" and of each run of "make chaos". SEED is the seed of the first run of chaos, 0

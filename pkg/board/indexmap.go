@@ -34,6 +34,8 @@ type indexMap struct {
 	Failed  string `json:"failed"`
 	Running string `json:"running"`
 	Retry   string `json:"retry"`
+
+	done, running int // how many indexes are in the lists
 }
 
 // newIndexMap returns the map of a set, nil if it has no fixed number of indexes. tasks are its unfinished tasks: they
@@ -65,5 +67,8 @@ func newIndexMap(set *batch.TaskSet, tasks []*batch.Task) *indexMap {
 	failed = indexes.Subtract(failed, done)
 	running = indexes.Subtract(indexes.Subtract(running, done), failed)
 	retry := indexes.Subtract(indexes.Subtract(indexes.Subtract(indexes.Of(again), done), failed), running)
-	return &indexMap{cells, indexes.Format(done), indexes.Format(failed), indexes.Format(running), indexes.Format(retry)}
+	return &indexMap{
+		Cells: cells, Done: indexes.Format(done), Failed: indexes.Format(failed), Running: indexes.Format(running), Retry: indexes.Format(retry),
+		done: indexes.Count(done), running: indexes.Count(running),
+	}
 }

@@ -36,7 +36,7 @@ const (
 	// sampleSize is the largest number of records that are read, and the largest number of indexes that they are of.
 	sampleSize = 10_000
 	// stretches is the number of parts of a large set that are read. They are spread evenly.
-	stretches = 100
+	stretches = 50
 	// slowestShown is how many of the slowest attempts are shown.
 	slowestShown = 10
 )

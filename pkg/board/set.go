@@ -142,13 +142,18 @@ func (v *setView) frame() frame {
 	if final := taskstate.Finished(set); final != nil {
 		details.Message = sanitize.Line(final.Reason + ": " + final.Message)
 	}
+	cells := newIndexMap(set, v.store.tasksOf(set))
+	if cells != nil {
+		// The tasks know more than the set: the figures must be those of the map.
+		details.Done, details.Running = cells.done, cells.running
+	}
 	var conditions []row
 	for _, c := range set.Status.Conditions {
 		conditions = append(conditions, row{c.Type, conditionRow{
 			c.Type, string(c.Status), sanitize.Line(c.Reason), sanitize.Line(c.Message), c.LastTransitionTime.UnixMilli(),
 		}})
 	}
-	values := map[string]any{"set": details, "map": newIndexMap(set, v.store.tasksOf(set)), "numbers": taskstate.Numbers(set)}
+	values := map[string]any{"set": details, "map": cells, "numbers": taskstate.Numbers(set)}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	values["records"], values["exits"], values["noEvents"] = v.records, v.exits, v.noEvents

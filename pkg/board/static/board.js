@@ -106,7 +106,7 @@ function meter(label, parts, mark) {
     if (width) e.append(svg('rect', {class: name, x: Math.min(x, 1000 - width), width, height: 8}));
     x += 1000 * part;
   }
-  if (mark !== undefined) e.append(svg('rect', {class: 'mark', x: Math.min(996, 1000 * mark), width: 4, height: 8}));
+  if (mark !== undefined) e.append(svg('rect', {class: 'mark', x: Math.min(990, 1000 * mark), width: 10, height: 8}));
   return e;
 }
 
