@@ -55,6 +55,7 @@ type Board struct {
 	outputs chan struct{} // has an element for each output that is read
 	read    chan struct{} // closed when a page has been read
 	opened  sync.WaitGroup
+	browser sync.WaitGroup // only tests wait for it: a browser may run for long
 }
 
 // maxOutputs is how many outputs are read at a time.

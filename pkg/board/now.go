@@ -23,6 +23,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
@@ -73,9 +74,9 @@ func (nowView) poll(context.Context, func()) {}
 
 func (v nowView) frame() frame {
 	now := totals{}
-	queues, bound := map[string]*queueRow{}, map[string]int{}
+	queues, bound := map[types.NamespacedName]*queueRow{}, map[types.NamespacedName]int{}
 	queue := func(namespace, name string) *queueRow {
-		key := namespace + "/" + name
+		key := types.NamespacedName{Namespace: namespace, Name: name}
 		if queues[key] == nil {
 			queues[key] = &queueRow{Namespace: namespace, Name: name, Weight: 1}
 		}
@@ -95,7 +96,7 @@ func (v nowView) frame() frame {
 		switch {
 		case task.Spec.WorkerName != "":
 			row.Running++
-			bound[task.Namespace+"/"+task.Spec.WorkerName]++
+			bound[types.NamespacedName{Namespace: task.Namespace, Name: task.Spec.WorkerName}]++
 		case task.DeletionTimestamp == nil:
 			row.Pending++
 			if created := task.CreationTimestamp.UnixMilli(); row.Oldest == 0 || created < row.Oldest {
@@ -108,14 +109,14 @@ func (v nowView) frame() frame {
 	for key, q := range queues {
 		now.Pending += q.Pending
 		now.Running += q.Running
-		queueRows = append(queueRows, row{key, q})
+		queueRows = append(queueRows, row{key.String(), q})
 	}
 	var workerRows []row
 	for _, item := range v.store.workers.GetStore().List() {
 		worker := item.(*batch.Worker)
 		slots := worker.Status.Allocatable[batch.ResourceTasks]
 		r := workerRow{
-			Namespace: worker.Namespace, Name: worker.Name, Status: statusOfWorker(worker), Running: bound[worker.Namespace+"/"+worker.Name],
+			Namespace: worker.Namespace, Name: worker.Name, Status: statusOfWorker(worker), Running: bound[types.NamespacedName{Namespace: worker.Namespace, Name: worker.Name}],
 			Slots: slots.Value(), Created: worker.CreationTimestamp.UnixMilli(),
 		}
 		now.Workers++
@@ -135,7 +136,7 @@ func (v nowView) frame() frame {
 }
 
 // share sets the shares of queues with tasks, among those of the same namespace.
-func share(queues map[string]*queueRow) {
+func share(queues map[types.NamespacedName]*queueRow) {
 	weights, running := map[string]float64{}, map[string]float64{}
 	for _, q := range queues {
 		if q.Pending+q.Running > 0 {

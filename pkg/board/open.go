@@ -59,7 +59,7 @@ func (b *Board) Open(ctx context.Context, address string) error {
 	if err := command.Start(); err != nil {
 		return err
 	}
-	go func() { _ = command.Wait() }()
+	b.browser.Go(func() { _ = command.Wait() })
 	return nil
 }
 

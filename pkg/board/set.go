@@ -176,11 +176,15 @@ func commandOf(set *batch.TaskSet) string {
 
 // poll reads failed tasks, Events and records, each time that the set has changed.
 func (v *setView) poll(ctx context.Context, changed func()) {
-	seen := ""
+	seen, reads := "", 0
 	for {
-		begun := time.Now()
-		if set := v.set(); set != nil && set.ResourceVersion != seen {
-			seen = set.ResourceVersion
+		begun, set := time.Now(), v.set()
+		if set != nil && set.ResourceVersion != seen {
+			// Read once more after the last change: Events and records may come later than the status.
+			seen, reads = set.ResourceVersion, 2
+		}
+		if set != nil && reads > 0 {
+			reads--
 			v.readFailures(ctx, set)
 			v.readEvents(ctx, set)
 			changed()

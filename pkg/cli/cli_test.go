@@ -181,6 +181,8 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"explain task/x --index 1", "--index is for sets, and task/x is one task"},
 		{"delete", "which task or set? Write: leat delete NAME"},
 		{"top --interval 1ms", "--interval 1ms: write 100ms or more"},
+		{"board --port 65536", "--port 65536: write a port, or 0 for any that is free"},
+		{"board x", `takes no arguments, and was given "x"`},
 		{"top x", `takes no arguments, and was given "x"`},
 		{"cancel", "which task or set? Write: leat cancel NAME"},
 		{"drain", "which worker? Write: leat drain NAME"},
@@ -197,7 +199,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 }
 
 func TestErrorWithoutACluster(t *testing.T) {
-	for _, line := range []string{"run -- true", "wait x", "logs x", "history x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
+	for _, line := range []string{"run -- true", "wait x", "logs x", "history x", "top", "board", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
 		noCluster(t)
 		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
 		if want := "error: no cluster is configured: run `leat up`, or set KUBECONFIG\n"; code != exitFailed || errOut != want {

@@ -149,6 +149,13 @@ messages:
 	return all
 }
 
+// everything returns all messages on the console.
+func (b *tab) everything() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.messages, "\n")
+}
+
 // expect makes messages on the console that have the text no errors.
 func (b *tab) expect(part string) {
 	b.mu.Lock()
