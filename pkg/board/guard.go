@@ -40,8 +40,8 @@ const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 
 // guard answers only requests of the person who was shown the address.
 //
 // The token in the path is the only credential: browsers keep cookies for a host and not for a port, so another server
-// on this machine would receive them. A page of another origin does not know the token, and the address reaches no other
-// site, because links send no referrer.
+// on this machine would receive them. A page of another origin does not know the token, and the address reaches no
+// other site, because links send no referrer.
 type guard struct {
 	token string
 	// next gets requests whose path is the rest after the token and a slash.

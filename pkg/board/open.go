@@ -32,9 +32,9 @@ var redirect = template.Must(template.New("").Parse(`<!doctype html>
 <title>Leat</title><a href="{{.}}">Leat</a>
 `))
 
-// Open opens the address in the browser of the person. All users of a machine can see the arguments of a process, so the
-// browser gets the name of a file that redirects, which only this user can read. The file is removed when the page has
-// been read, or when Serve ends.
+// Open opens the address in the browser of the person. All users of a machine can see the arguments of a process, so
+// the browser gets the name of a file that redirects, which only this user can read. The file is removed when the page
+// has been read, or when Serve ends.
 func (b *Board) Open(ctx context.Context, address string) error {
 	file, err := writeRedirect(address)
 	if err != nil {

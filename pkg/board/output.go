@@ -44,8 +44,8 @@ const (
 	tailOfEach = 20
 )
 
-// serveOutput sends the output of a set as lines of text: the number of the index, a tab, and what was printed. Lines of
-// Leat itself have no number. The output of a running command is followed until it ends.
+// serveOutput sends the output of a set as lines of text: the number of the index, a tab, and what was printed. Lines
+// of Leat itself have no number. The output of a running command is followed until it ends.
 //
 // Parameters: namespace, name; index, a position in the set, all if it is empty; search, a text that lines must have.
 func (b *Board) serveOutput(w http.ResponseWriter, r *http.Request) {

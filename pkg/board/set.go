@@ -137,7 +137,7 @@ func (v *setView) frame() frame {
 	details := setDetails{
 		setRow: v.setRow(set), Parallelism: ptr.Deref(set.Spec.Parallelism, 1), Median: set.Status.MedianMilliseconds,
 		Indexed: ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion,
-		Command: sanitize.Truncate(sanitize.Line(commandOf(set)), 500),
+		Command: sanitize.Truncate(sanitize.Line(taskstate.Command(set)), 500),
 	}
 	if final := taskstate.Finished(set); final != nil {
 		details.Message = sanitize.Line(final.Reason + ": " + final.Message)
@@ -160,18 +160,6 @@ func (v *setView) frame() frame {
 	return frame{Values: values, Tables: map[string][]row{
 		"conditions": conditions, "failures": v.failures, "events": v.recorded, "slowest": v.records.slowest,
 	}}
-}
-
-// commandOf returns the command of a set with its arguments.
-func commandOf(set *batch.TaskSet) string {
-	text := ""
-	for _, arg := range slices.Concat(set.Spec.Template.Spec.Command, set.Spec.Template.Spec.Args) {
-		if text != "" {
-			text += " "
-		}
-		text += arg
-	}
-	return text
 }
 
 // poll reads failed tasks, Events and records, each time that the set has changed.
@@ -212,7 +200,7 @@ func (v *setView) readFailures(ctx context.Context, set *batch.TaskSet) {
 		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: "status.phase=" + string(batch.TaskFailed), Limit: 2 * maxFailures,
 	})
 	if err != nil {
-		return // the page says that the server is not reached
+		return // the page shows that the server is not reached
 	}
 	numbers := taskstate.Numbers(set)
 	failures := make([]taskstate.Failure, 0, len(list.Items))

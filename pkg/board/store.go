@@ -131,8 +131,8 @@ func (s *store) watch(client versioned.Interface, namespace string) error {
 	return nil
 }
 
-// trimSet removes from a set what is not shown and may be large. Items are kept: of a set without other numbers they may
-// be the numbers of its indexes.
+// trimSet removes from a set what is not shown and may be large. Items are kept: of a set without other numbers they
+// may be the numbers of its indexes.
 func trimSet(obj any) (any, error) {
 	if set, ok := obj.(*batch.TaskSet); ok {
 		set.ManagedFields = nil
@@ -198,8 +198,8 @@ func (s *store) taskUpdated(task *batch.Task) {
 	}
 }
 
-// taskEnded counts a task that has finished or was deleted: neither matches the field selector. Of a task that was never
-// seen to run, its assignment to the worker stands for the start.
+// taskEnded counts a task that has finished or was deleted: neither matches the field selector. Of a task that was
+// never seen to run, its assignment to the worker stands for the start.
 func (s *store) taskEnded(deleted informers.DeletedTask) {
 	s.version.Add(1)
 	task := deleted.OptionalObj

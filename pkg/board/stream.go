@@ -32,7 +32,8 @@ const (
 	updateInterval = 500 * time.Millisecond
 	// agingInterval is how often a view is computed while no object changes: rates change with time.
 	agingInterval = 2 * time.Second
-	// heartbeatInterval is how often a stream without changes sends a comment, so that a browser notices a lost connection.
+	// heartbeatInterval is how often a stream without changes sends a comment, so that a browser notices a lost
+	// connection.
 	heartbeatInterval = 15 * time.Second
 )
 
@@ -165,7 +166,8 @@ type sentTable struct {
 	keys []string
 }
 
-// framePatch has the values and the rows that have changed. A table whose keys or their order have changed has all keys.
+// framePatch has the values and the rows that have changed. A table whose keys or their order have changed has all
+// keys.
 type framePatch struct {
 	Values map[string]json.RawMessage `json:"values,omitempty"`
 	Tables map[string]*tablePatch     `json:"tables,omitempty"`

@@ -103,7 +103,7 @@ func (l *live) createObjects(t *testing.T) {
 	l.createSet(t, "squares", 60, 4, `echo "square of $TASK_INDEX is $((TASK_INDEX * TASK_INDEX))"
 [ $((TASK_INDEX % 20)) != 7 ] || { echo "bad input" >&2; exit 3; }`, nil)
 	l.createSet(t, "hostile", 3, 3, `printf '\033[31mred\033[0m \033]0;title\007 %s\r\n' "$TASK_ITEM"; exit 1`, func(set *batch.TaskSet) {
-		set.Spec.Items = []string{hostileText, "‮evil", "data: x\n\nevent: y"}
+		set.Spec.Items = []string{hostileText, "\u202eevil", "data: x\n\nevent: y"}
 		set.Annotations = map[string]string{"note": hostileText}
 	})
 	l.createSet(t, "long", 4, 2, `echo begun; until [ -e "$DIR/on-$TASK_INDEX" ]; do sleep 0.2; done; echo went on
@@ -226,7 +226,7 @@ func (l *live) showsHostileTexts(t *testing.T) {
 	if got := evaluate[string](t, b, `document.title + document.querySelectorAll('main img, main script, main iframe').length`); got != "Why pending · Leat0" {
 		t.Errorf("title and elements: %q", got)
 	}
-	if text := evaluate[string](t, b, `document.documentElement.innerText`); strings.ContainsAny(text, "\x1b‮") {
+	if text := evaluate[string](t, b, `document.documentElement.innerText`); strings.ContainsAny(text, "\x1b\u202e") {
 		t.Errorf("the page has control characters: %q", text)
 	}
 }

@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -225,12 +224,6 @@ func (b *tab) scheme(t testing.TB, name string) {
 	kit.Must(chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
 	}))(t)
-}
-
-// atStart runs a script in each page before its own scripts.
-func (b *tab) atStart(t testing.TB, script string) {
-	t.Helper()
-	kit.Must(chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: script}))(t)
 }
 
 // served is a "leat board".

@@ -124,6 +124,11 @@ func StatusOfUnfinished(set *batch.TaskSet) string {
 	return "Running"
 }
 
+// Command returns the command of the tasks of a set, with its arguments.
+func Command(set *batch.TaskSet) string {
+	return strings.Join(slices.Concat(set.Spec.Template.Spec.Command, set.Spec.Template.Spec.Args), " ")
+}
+
 // Numbers returns the numbers of the indexes of a set, nil if they equal the indexes. "leat retry" stores numbers as
 // items if they do not fit into a list; Numbers returns these too.
 func Numbers(set *batch.TaskSet) *batch.IndexNumbers {
