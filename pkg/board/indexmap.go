@@ -38,6 +38,12 @@ type indexMap struct {
 	done, running int // how many indexes are in the lists
 }
 
+// runs reports whether an unfinished task has a worker and does not wait there. Of short commands, the worker writes only
+// the end.
+func runs(task *batch.Task) bool {
+	return task.Spec.WorkerName != "" && task.Status.State.Waiting == nil
+}
+
 // newIndexMap returns the map of a set, nil if it has no fixed number of indexes. tasks are its unfinished tasks: they
 // know more than the set, whose status is written once a second.
 func newIndexMap(set *batch.TaskSet, tasks []*batch.Task) *indexMap {
@@ -53,7 +59,7 @@ func newIndexMap(set *batch.TaskSet, tasks []*batch.Task) *indexMap {
 	var current []int
 	for _, task := range tasks {
 		done = indexes.Union(done, taskstate.CompletedIndexes(task))
-		if index, ok := taskstate.CurrentIndex(task); ok && task.Status.Phase == batch.TaskRunning {
+		if index, ok := taskstate.CurrentIndex(task); ok && runs(task) {
 			current = append(current, index)
 		}
 	}

@@ -39,6 +39,9 @@ func taskOf(index int, phase batch.TaskPhase) *batch.Task {
 		batch.LabelControllerUID: "u", batch.LabelTaskSetName: "a", batch.LabelCompletionIndex: strconv.Itoa(index),
 	}}}
 	task.Status.Phase = phase
+	if phase == batch.TaskRunning {
+		task.Spec.WorkerName = "w"
+	}
 	return task
 }
 
@@ -50,6 +53,9 @@ func chunkOf(list string, completed int32, phase batch.TaskPhase) *batch.Task {
 }
 
 func TestIndexMapPutsEachIndexInOneState(t *testing.T) {
+	short, prefetched := taskOf(4, batch.TaskPending), taskOf(5, batch.TaskPending)
+	short.Spec.WorkerName, prefetched.Spec.WorkerName = "w", "w"
+	prefetched.Status.State.Waiting = &batch.TaskStateWaiting{Reason: batch.TaskReasonPrefetched}
 	for _, test := range []struct {
 		name                   string
 		done, failed, failures string
@@ -59,6 +65,7 @@ func TestIndexMapPutsEachIndexInOneState(t *testing.T) {
 		{name: "nothing", want: indexMap{}},
 		{name: "done and failed", done: "0-3,5", failed: "7", want: indexMap{Done: "0-3,5", Failed: "7"}},
 		{name: "running", tasks: []*batch.Task{taskOf(3, batch.TaskRunning), taskOf(1, batch.TaskRunning), taskOf(2, batch.TaskPending)}, want: indexMap{Running: "1,3"}},
+		{name: "too short to be seen to run, and waiting on the worker", tasks: []*batch.Task{short, prefetched}, want: indexMap{Running: "4"}},
 		{name: "the set knows the end first", done: "0-3", tasks: []*batch.Task{taskOf(3, batch.TaskRunning)}, want: indexMap{Done: "0-3"}},
 		{name: "the task knows the end first", done: "0", tasks: []*batch.Task{chunkOf("1-4", 2, batch.TaskRunning)}, want: indexMap{Done: "0-2", Running: "3"}},
 		{name: "retried", failures: "2:1,4:3", tasks: []*batch.Task{taskOf(4, batch.TaskRunning)}, want: indexMap{Running: "4", Retry: "2"}},

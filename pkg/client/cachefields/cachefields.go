@@ -104,7 +104,7 @@ var Caches = []Cache{
 			"spec.workerName", "spec.queueName", "spec.indexes",
 			"status.phase", "status.completedCount", "status.indexLimit",
 			"status.conditions.type", "status.conditions.status", "status.conditions.reason", "status.conditions.message", // only TaskScheduled
-			"status.state.running.startedAt",
+			"status.state.running.startedAt", "status.state.waiting.reason",
 		},
 		ReadBy: []string{"board/*.go"},
 	},
@@ -205,6 +205,9 @@ func BoardTask(obj any) (any, error) {
 			Phase: task.Status.Phase, CompletedCount: task.Status.CompletedCount, IndexLimit: task.Status.IndexLimit,
 			State: batch.TaskState{Running: task.Status.State.Running},
 		},
+	}
+	if waiting := task.Status.State.Waiting; waiting != nil {
+		trimmed.Status.State.Waiting = &batch.TaskStateWaiting{Reason: waiting.Reason}
 	}
 	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil {
 		trimmed.Status.Conditions = []metav1.Condition{{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message}}
