@@ -38,8 +38,8 @@ type indexMap struct {
 	done, running int // how many indexes are in the lists
 }
 
-// runs reports whether an unfinished task has a worker and does not wait there. Of short commands, the worker writes only
-// the end.
+// runs reports whether an unfinished task has a worker and does not wait there. Of short commands, the worker writes
+// only the end.
 func runs(task *batch.Task) bool {
 	return task.Spec.WorkerName != "" && task.Status.State.Waiting == nil
 }
