@@ -207,6 +207,9 @@ func (c *poolCluster) apply(path, manager string, applied map[string]any) map[st
 	if manager != "leat" {
 		after.Object = runtime.DeepCopyJSON(before.Object)
 	}
+	if status, ok := before.Object["status"]; ok {
+		after.Object["status"] = status
+	}
 	if replicas != nil {
 		_ = unstructured.SetNestedField(after.Object, replicas, "spec", "replicas")
 	}
@@ -480,6 +483,39 @@ func TestPoolUpdate(t *testing.T) {
 	live.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "kustomize-controller", Operation: metav1.ManagedFieldsOperationApply}})
 	c.mu.Unlock()
 	update("render --max 5", "", "error: pool render was applied by kustomize-controller: write its manifests again there; \"pool create --dry-run=client -o yaml\" prints them\n")
+}
+
+func TestPoolUpdateReplacesPodsThatHaveNotStarted(t *testing.T) {
+	c := newPoolCluster(t)
+	if _, errOut, code := c.run(t, "pool create render --image debian:99 --min 4"); code != 0 {
+		t.Fatal(errOut)
+	}
+	set := c.statefulSet(t, "render")
+	set.Status.UpdateRevision = "new"
+	c.put("/apis/apps/v1/namespaces/default/statefulsets/render", set)
+	started := []corev1.ContainerStatus{{Name: "worker", LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}
+	waits := []corev1.ContainerStatus{{Name: "worker", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}}}
+	for name, pod := range map[string]struct {
+		revision string
+		statuses []corev1.ContainerStatus
+	}{
+		"render-0": {"old", started}, "render-1": {"old", waits}, "render-2": {"old", nil}, "render-3": {"new", waits},
+	} {
+		c.put("/api/v1/namespaces/default/pods/"+name, &corev1.Pod{
+			TypeMeta:   metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{batch.LabelPool: "render", appsv1.ControllerRevisionHashLabelKey: pod.revision}},
+			Status:     corev1.PodStatus{ContainerStatuses: pod.statuses},
+		})
+	}
+	out, errOut, code := c.run(t, "pool update render --image debian:13")
+	const wantErr = "Deleted 2 pods of pool render that had not started: others take their place with the new settings.\n"
+	if code != 0 || out != "pool/render configured\n" || errOut != wantErr {
+		t.Errorf("exit code %d\n%s%s\nwant\n%s", code, out, errOut, wantErr)
+	}
+	got := slices.DeleteFunc(c.names(), func(name string) bool { return !strings.HasPrefix(name, "pods/") })
+	if want := []string{"pods/render-0", "pods/render-3"}; !slices.Equal(got, want) {
+		t.Errorf("left are %v, want %v", got, want)
+	}
 }
 
 func TestPoolDelete(t *testing.T) {

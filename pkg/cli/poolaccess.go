@@ -51,11 +51,11 @@ func (r right) String() string {
 	return text
 }
 
-// rightsToApply returns the rights to apply the objects of a pool.
+// rightsToApply returns the rights to apply the objects of a pool, and to replace pods that have not started.
 //
 // The cluster permits a RoleBinding only to those who have all rights of its role, or the verb bind for the role.
 func rightsToApply() []right {
-	rights := poolRights("get", "create", "patch")
+	rights := append(poolRights("get", "create", "patch"), right{"list", "", "pods", ""}, right{"delete", "", "pods", ""})
 	for _, role := range []string{pool.WorkerRole, pool.ScalerRole} {
 		rights = append(rights, right{"bind", rbacv1.GroupName, "clusterroles", role})
 	}

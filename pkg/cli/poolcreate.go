@@ -23,14 +23,17 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/utils/ptr"
 
@@ -38,6 +41,9 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 	"github.com/leat-dev/leat/pkg/pool"
 )
+
+// revisionPoll and revisionTimeout are the interval and the time in which the cluster sees a change of a StatefulSet.
+const revisionPoll, revisionTimeout = 200 * time.Millisecond, 30 * time.Second
 
 // applyAttempts is how often a pool is applied if its StatefulSet changes meanwhile.
 const applyAttempts = 10
@@ -142,6 +148,9 @@ func (o *poolCreateOptions) run(ctx context.Context, flags *pflag.FlagSet, name 
 		return nil
 	}
 	fmt.Fprintf(o.streams.Out, "pool/%s %s\n", name, result.outcome)
+	if err := o.replaceUnstarted(ctx, c, config, result); err != nil {
+		return err
+	}
 	o.printNext(config)
 	return nil
 }
@@ -191,9 +200,17 @@ func (o *poolCreateOptions) printObjects(objects []poolObject) error {
 // applied is the result of applyPool.
 type applied struct {
 	objects []poolObject
-	// outcome is "created", "configured" or "unchanged".
-	outcome string
+	outcome poolOutcome
 }
+
+// poolOutcome is what an apply has done with a pool, as kubectl calls it.
+type poolOutcome string
+
+const (
+	poolCreated    poolOutcome = "created"
+	poolConfigured poolOutcome = "configured"
+	poolUnchanged  poolOutcome = "unchanged"
+)
 
 // applyPool applies all objects of the pool. It does not change objects that belong to something else.
 func (f *factory) applyPool(ctx context.Context, c *cluster, config *poolConfig, options metav1.ApplyOptions) (*applied, error) {
@@ -226,7 +243,7 @@ func (f *factory) tryApplyPool(ctx context.Context, c *cluster, config *poolConf
 	if err != nil {
 		return nil, err
 	}
-	result := &applied{outcome: "unchanged"}
+	result := &applied{outcome: poolUnchanged}
 	for i, object := range objects {
 		before := live[i]
 		if object.resource == statefulSets && before != nil {
@@ -245,9 +262,9 @@ func (f *factory) tryApplyPool(ctx context.Context, c *cluster, config *poolConf
 		result.objects = append(result.objects, poolObject{object.resource, after})
 		switch {
 		case object.resource == statefulSets && before == nil:
-			result.outcome = "created"
+			result.outcome = poolCreated
 		case before == nil || before.GetResourceVersion() != after.GetResourceVersion():
-			result.outcome = "configured"
+			result.outcome = poolConfigured
 		}
 	}
 	return result, nil
@@ -337,7 +354,8 @@ change of an authority, "leat pool list" shows the pools whose copies are stale,
 
 With flags, the pool changes as described; what no flag names stays. --label, --taint and --from replace all labels, taints and the
 whole patch that the pool had. --max, --min and --idle take effect at once. All else holds for the next workers: no command that runs is
-ended. Workers that run keep what they have until they are removed. To replace one at once, drain it and delete its pod.`
+ended. Workers that run keep what they have until they are removed. To replace one at once, drain it and delete its pod. Pods that have
+not started, for example for lack of their image, are replaced.`
 
 func (f *factory) newPoolUpdateCommand() *cobra.Command {
 	var p poolFlags
@@ -423,7 +441,70 @@ func (f *factory) updatePools(ctx context.Context, flags *pflag.FlagSet, p *pool
 			return err
 		}
 		fmt.Fprintf(f.streams.Out, "pool/%s %s\n", name, result.outcome)
+		return f.replaceUnstarted(ctx, c, config, result)
+	})
+}
+
+// replaceUnstarted deletes the pods that have not started and are older than a change of the pool.
+func (f *factory) replaceUnstarted(ctx context.Context, c *cluster, config *poolConfig, result *applied) error {
+	if result.outcome != poolConfigured {
 		return nil
+	}
+	deleted, err := c.deleteUnstarted(ctx, config.namespace, config.name)
+	if deleted > 0 {
+		fmt.Fprintf(f.streams.ErrOut, "Deleted %s of pool %s that had not started: others take their place with the new settings.\n", plural(deleted, "pod"), config.name)
+	}
+	return err
+}
+
+// deleteUnstarted deletes the pods of a pool that were made from an older template and whose worker has never started,
+// for example because their image does not exist: the StatefulSet would keep them. It returns how many.
+func (c *cluster) deleteUnstarted(ctx context.Context, namespace, name string) (int, error) {
+	pods, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelPool + "=" + name})
+	if err != nil {
+		return 0, err
+	}
+	pods.Items = slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return hasStarted(&pod) })
+	if len(pods.Items) == 0 {
+		return 0, nil
+	}
+	// The controller of StatefulSets would replace them by the same, before it has seen the change.
+	revision := ""
+	err = wait.PollUntilContextTimeout(ctx, revisionPoll, revisionTimeout, true, func(ctx context.Context) (bool, error) {
+		set, err := c.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		revision = set.Status.UpdateRevision
+		return set.Status.ObservedGeneration >= set.Generation && revision != "", nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("pool %s: %s had not started, and remain until they are deleted, as the cluster's controller of StatefulSets does not answer: %w",
+			name, plural(len(pods.Items), "pod"), err)
+	}
+	deleted := 0
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.Labels[appsv1.ControllerRevisionHashLabelKey] == revision {
+			continue
+		}
+		// A pod that has started meanwhile has another version.
+		preconditions := &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion}
+		switch err := c.CoreV1().Pods(namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: preconditions}); {
+		case err == nil:
+			deleted++
+		case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+			return deleted, err
+		}
+	}
+	return deleted, nil
+}
+
+// hasStarted reports whether the worker in a pod has ever started.
+func hasStarted(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool {
+		return status.Name == poolContainer &&
+			(status.State.Running != nil || status.State.Terminated != nil || status.LastTerminationState.Terminated != nil || status.RestartCount > 0)
 	})
 }
 

@@ -71,6 +71,7 @@ func testPools(t *testing.T, e *kit.Env) {
   patch networkpolicies.networking.k8s.io
   create statefulsets.apps
   patch statefulsets.apps
+  delete pods
   bind clusterroles.rbac.authorization.k8s.io/leat:worker
   bind clusterroles.rbac.authorization.k8s.io/leat:pool-scaler
 `)
@@ -280,6 +281,20 @@ func testPoolOfAdmin(t *testing.T, e *kit.Env, managerPod string) {
 	if image := set.Spec.Template.Spec.InitContainers[0].Image; image != "registry.example.com/leat:v2" || *set.Spec.Replicas != 2 {
 		t.Errorf("after the update: got image %s and %d replicas, want that of the upgrade and 2", image, *set.Spec.Replicas)
 	}
+
+	// Its pods have not started, as there are no nodes: they are replaced.
+	kit.Eventually(t, "the pods have the new image", func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(p.namespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelPool + "=render"})
+		if err == nil && len(pods.Items) != 2 {
+			err = fmt.Errorf("there are %d pods", len(pods.Items))
+		}
+		for i := range pods.Items {
+			if image := pods.Items[i].Spec.InitContainers[0].Image; image != "registry.example.com/leat:v2" {
+				err = errors.Join(err, fmt.Errorf("%s has the image %s", pods.Items[i].Name, image))
+			}
+		}
+		return err
+	})
 
 	testExplainOfPools(t, e, p)
 
