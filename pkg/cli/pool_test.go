@@ -612,6 +612,10 @@ stuck    0     5     0         3        0       0         Scaling out: stuck-0: 
 	if out, _, _ := c.run(t, "pool ls -o name"); out != "statefulset.apps/broken\nstatefulset.apps/busy\nstatefulset.apps/idle\nstatefulset.apps/stuck\n" {
 		t.Errorf("names: %s", out)
 	}
+	delete(c.objects, "/api/v1/namespaces/leat-system/configmaps/leat-info")
+	if out, _, code := c.run(t, "pool list"); code != 0 || strings.Contains(out, "Stale") {
+		t.Errorf("without leat-info: exit code %d: %s", code, out)
+	}
 	if out, _, _ := c.run(t, "__complete pool delete", "bu"); !strings.HasPrefix(out, "broken\nbusy\nidle\nstuck\n") {
 		t.Errorf("completions: %s", out)
 	}

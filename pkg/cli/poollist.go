@@ -94,11 +94,14 @@ func (o *poolListOptions) run(ctx context.Context) error {
 	if o.allNamespaces {
 		namespace = metav1.NamespaceAll
 	}
-	info, err := c.CoreV1().ConfigMaps(batch.SystemNamespace).Get(ctx, pool.InfoConfigMap, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+	var data map[string]string
+	switch info, err := c.CoreV1().ConfigMaps(batch.SystemNamespace).Get(ctx, pool.InfoConfigMap, metav1.GetOptions{}); {
+	case err == nil:
+		data = info.Data
+	case !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err):
 		return err
 	}
-	all, err := s.pools(ctx, c, namespace, info.Data)
+	all, err := s.pools(ctx, c, namespace, data)
 	if err != nil {
 		return err
 	}
