@@ -211,6 +211,9 @@ func problemOfPod(pod *corev1.Pod) string {
 
 // pool prints the state of the pool of a waiting task. It prints nothing if the pool cannot be read.
 func (e *explainer) pool(ctx context.Context, task *batch.Task, tasks []batch.Task) error {
+	if e.workersAreLocal() {
+		return nil // its workers are no pods
+	}
 	name := task.Spec.Pool
 	workers, err := e.s.api.Workers(e.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelPool + "=" + name})
 	if err != nil {
