@@ -104,7 +104,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run --pool Not_A_Pool -- true", `--pool "Not_A_Pool": write the name of a pool`},
 		{"run --max 3 -- true", "--max is for -f: write -f FILE too"},
 		{"run --owner a/b -- true", "--owner is for -f: write -f FILE too"},
-		{"run -f job.yaml -- true", `-f job.yaml has the command: leave out "true"`},
+		{"run -f job.yaml true", `-f job.yaml has the command: leave out "true"`},
 		{"run -f job.yaml --array 3", "--array is for a command, and -f job.yaml has one: change it there"},
 		{"run -f job.yaml --pool p --max 3", "--max is for a new pool, and --pool p uses one as it is: write one of them"},
 		{"run -f job.yaml --max 0", "--max 0: write 1 to 5000"},

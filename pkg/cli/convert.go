@@ -48,6 +48,8 @@ deadlines of the Job become those of the set. The pool has at most as many worke
 For a CronJob, a pool and a CronJob of the same name are printed. Its Jobs create sets, wait for them, and delete them with themselves.
 So the schedule, the time zone, the concurrency policy and the history limits apply to the sets.
 
+If the container has no command, leat-worker runs in the place of the entrypoint of its image. Write the entrypoint after --.
+
 A field that cannot be converted is named on standard error, with what to do. So are fields with another effect than in a Job. Other
 objects in the files are left out: they stay as they are.
 
@@ -55,6 +57,7 @@ Exit codes: 0 all were converted; 1 one could not be converted, and the others a
 
 const convertExample = `  leat convert -f job.yaml
   leat convert -f job.yaml --max 20 | kubectl apply -f -
+  leat convert -f job.yaml -- /entrypoint.sh          # of the image, for a container without a command
   kubectl get job report -o yaml | leat convert -f - > report.yaml
   helm template charts/report | leat convert -f -`
 
@@ -65,21 +68,30 @@ type convertOptions struct {
 	jobFlags
 }
 
-// jobFlags are the flags for the pool of a Job.
+// jobFlags are the flags for the pool of a Job, and what stands after --.
 type jobFlags struct {
-	pool string
-	max  int32
+	pool       string
+	max        int32
+	entrypoint []string
 }
 
 func (f *factory) newConvertCommand() *cobra.Command {
 	o := &convertOptions{factory: f}
 	command := &cobra.Command{
-		Use: "convert -f FILE...", GroupID: groupRun,
+		Use: "convert -f FILE... [-- ENTRYPOINT...]", GroupID: groupRun,
 		Short: "Print pools and sets for Jobs and CronJobs",
 		Long:  convertLong, Example: convertExample,
 		DisableFlagsInUseLine: true,
-		Args:                  noArgs,
-		RunE:                  func(command *cobra.Command, _ []string) error { return o.run(command.Context(), command.Flags()) },
+		Args: func(command *cobra.Command, args []string) error {
+			if command.ArgsLenAtDash() != 0 {
+				return noArgs(command, args)
+			}
+			return nil
+		},
+		RunE: func(command *cobra.Command, args []string) error {
+			o.entrypoint = args
+			return o.run(command.Context(), command.Flags())
+		},
 	}
 	command.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "File with Jobs and CronJobs in YAML or JSON, - for standard input; can be repeated")
 	command.Flags().StringVar(&o.pool, "pool", "", "Name of the pool (default: that of the Job)")
@@ -98,8 +110,13 @@ func (o *convertOptions) run(ctx context.Context, flags *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	if o.pool != "" && len(jobs) > 1 {
-		return usageErrorf("--pool %s names one pool, and there are %d Jobs: convert them one by one", o.pool, len(jobs))
+	if len(jobs) > 1 {
+		switch {
+		case o.pool != "":
+			return usageErrorf("--pool %s names one pool, and there are %d Jobs: convert them one by one", o.pool, len(jobs))
+		case len(o.entrypoint) > 0:
+			return usageErrorf("%s is the entrypoint of one image, and there are %d Jobs: convert them one by one", o.entrypoint[0], len(jobs))
+		}
 	}
 	// Name all problems before any request: many can be solved without a cluster.
 	failed := 0
@@ -152,7 +169,7 @@ func (o *jobFlags) check(flags *pflag.FlagSet) error {
 
 // options returns the options of a conversion.
 func (o *jobFlags) options(namespace string, info convert.Info) convert.Options {
-	return convert.Options{Namespace: namespace, Pool: o.pool, Max: o.max, Info: info}
+	return convert.Options{Namespace: namespace, Pool: o.pool, Max: o.max, Entrypoint: o.entrypoint, Info: info}
 }
 
 // source is an object and the file that it is from.

@@ -75,6 +75,9 @@ func TestProblemsOfJobsAreNamedWithoutACluster(t *testing.T) {
 		{"to run it", "run -f -", refusedJob, []string{
 			"error: -: Job/bad-*: spec.template.spec.hostname", "error: -: Job/bad-*: spec.template.spec.containers[0].command", "error: -: Job/bad-* cannot be converted",
 		}},
+		{"an entrypoint beside a command", "convert -f - -- /entrypoint", convertibleJob, []string{
+			`error: -: Job/good: spec.template.spec.containers[0].command: Invalid value: "work": it replaces the entrypoint`, "error: 1 of 1 Job cannot be converted",
+		}},
 		{"to run two", "run -f -", convertibleJob + "---\n" + refusedJob, []string{"error: -: it has 2 objects that can run: must be one"}},
 		{"to run another kind", "run -f -", "apiVersion: batch.leat.dev/v1alpha1\nkind: TaskQueue\nmetadata: {name: q}\n", []string{
 			"error: -: TaskQueue/q cannot run: must be a Job, CronJob, task or set",
@@ -91,6 +94,9 @@ func TestProblemsOfJobsAreNamedWithoutACluster(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "jobs.yaml")
 	if err := os.WriteFile(file, []byte(convertibleJob), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if _, errOut, code := call(t, "leat", "", "convert", "-f", file, "-f", file, "--", "/x"); code != exitUsage || !strings.Contains(errOut, "/x is the entrypoint of one image, and there are 2 Jobs") {
+		t.Errorf("two Jobs for one entrypoint: got exit code %d and %q", code, errOut)
 	}
 	if _, errOut, code := call(t, "leat", "", "convert", "-f", file, "-f", file, "--pool", "p"); code != exitUsage || !strings.Contains(errOut, "--pool p names one pool, and there are 2 Jobs") {
 		t.Errorf("two Jobs for one pool: got exit code %d and %q", code, errOut)
@@ -110,6 +116,14 @@ func TestRunOfAManifest(t *testing.T) {
 	}
 	if strings.Contains(out, "generateName") {
 		t.Errorf("got %q, want no generateName beside the name", out)
+	}
+	if _, errOut, code := call(t, "leat", set, "run", "-f", "-", "--", "true"); code != exitUsage || !strings.Contains(errOut, `-f - has the command: leave out "true"`) {
+		t.Errorf("a set and a command: got exit code %d and %q", code, errOut)
+	}
+	withoutCommand := strings.Replace(convertibleJob, "command: [work]", "args: [work]", 1)
+	out, errOut, code = call(t, "leat", withoutCommand, "run", "-f", "-", "--dry-run=client", "-o", "yaml", "--", "/entrypoint", "--verbose")
+	if code != 0 || !strings.Contains(out, "command:\n      - /entrypoint\n      - --verbose\n") || !strings.Contains(out, "args:\n      - work\n") {
+		t.Errorf("set of a Job without a command: got exit code %d and %q, %q; want the entrypoint", code, out, errOut)
 	}
 	out, errOut, code = call(t, "leat", convertibleJob, "run", "-f", "-", "--dry-run=client", "-o", "yaml")
 	if code != 0 || !strings.Contains(out, "kind: TaskSet\n") || !strings.Contains(out, "pool: good\n") || !strings.HasPrefix(errOut, "note: ") {

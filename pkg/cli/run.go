@@ -110,7 +110,8 @@ otherwise, the new set fails and runs nothing. --after-each starts each index on
 single command that waits is a set with one index.
 
 -f runs a Job of the cluster, or the Job of a CronJob once, on a pool of workers that are what its pods would be: see "leat convert". The
-pool is created if it is not there. With --pool, the commands run in that pool as it is. -f also takes the manifest of a task or a set.
+pool is created if it is not there. With --pool, the commands run in that pool as it is. If the container of the Job has no command, write
+the entrypoint of its image after --. -f also takes the manifest of a task or a set.
 
 --request requests something that workers have, like devices. The command finds its own in a variable, LEAT_DEVICES_NVIDIA_COM_GPU and
 CUDA_VISIBLE_DEVICES for --gpu.
@@ -136,13 +137,13 @@ const runExample = `  leat run --wait --logs -- python train.py --epochs 3
 func (f *factory) newRunCommand() *cobra.Command {
 	o := &runOptions{factory: f, follow: followOptions{factory: f}, print: genericclioptions.NewPrintFlags("created").WithTypeSetter(scheme.Scheme)}
 	command := &cobra.Command{
-		Use: "run {[--array 0-999%50 | --each-line FILE] {-- COMMAND | SCRIPT} [ARG...] | -f FILE}", GroupID: groupRun,
+		Use: "run {[--array 0-999%50 | --each-line FILE] {-- COMMAND | SCRIPT} [ARG...] | -f FILE [-- ENTRYPOINT...]}", GroupID: groupRun,
 		Short: "Run a command once, for many indexes, or for each line of a file; or a Job",
 		Long:  runLong, Example: runExample,
 		DisableFlagsInUseLine: true,
 		Args: func(command *cobra.Command, args []string) error {
 			switch {
-			case o.filename != "" && len(args) > 0:
+			case o.filename != "" && len(args) > 0 && command.ArgsLenAtDash() != 0:
 				return usageErrorf("-f %s has the command: leave out %q", o.filename, strings.Join(args, " "))
 			case o.filename == "" && len(args) == 0:
 				return usageErrorf("no command to run: write %s -- COMMAND", command.CommandPath())
@@ -151,7 +152,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 		},
 		RunE: func(command *cobra.Command, args []string) error {
 			if o.filename != "" {
-				return o.runFile(command.Context(), command.Flags())
+				return o.runFile(command.Context(), command.Flags(), args)
 			}
 			if command.ArgsLenAtDash() != 0 {
 				var err error

@@ -48,8 +48,8 @@ var fileFlags = []string{"filename", "max", "owner", "name", "queue", "priority"
 const fieldManager = "leat"
 
 // runFile creates the task or the set in a file. For a Job, or the Job of a CronJob, it creates the pool too, unless it
-// exists.
-func (o *runOptions) runFile(ctx context.Context, flags *pflag.FlagSet) error {
+// exists, and runs the entrypoint if the container has no command.
+func (o *runOptions) runFile(ctx context.Context, flags *pflag.FlagSet, entrypoint []string) error {
 	owner, err := o.checkFileFlags(flags)
 	if err != nil {
 		return err
@@ -64,10 +64,13 @@ func (o *runOptions) runFile(ctx context.Context, flags *pflag.FlagSet) error {
 	from := found[0]
 	switch object := from.object.(type) {
 	case *batch.Task, *batch.TaskSet:
+		if len(entrypoint) > 0 {
+			return usageErrorf("-f %s has the command: leave out %q", o.filename, strings.Join(entrypoint, " "))
+		}
 		o.override(flags, object, owner)
 		return o.submit(ctx, object, o.creator(owner, nil))
 	case *batchv1.Job, *batchv1.CronJob:
-		return o.runJob(ctx, flags, from, owner)
+		return o.runJob(ctx, flags, from, jobFlags{o.pool, o.max, entrypoint}, owner)
 	}
 	return fmt.Errorf("%s cannot run: must be a Job, CronJob, task or set", from)
 }
@@ -86,7 +89,7 @@ func (o *runOptions) checkFileFlags(flags *pflag.FlagSet) (*metav1.OwnerReferenc
 	if err := o.checkDryRun(); err != nil {
 		return nil, err
 	}
-	jobs := jobFlags{o.pool, o.max}
+	jobs := jobFlags{pool: o.pool, max: o.max}
 	if err := jobs.check(flags); err != nil {
 		return nil, err
 	}
@@ -145,8 +148,7 @@ func (o *runOptions) override(flags *pflag.FlagSet, object runtime.Object, owner
 }
 
 // runJob creates the pool of a Job, unless it exists, and its set.
-func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job source, owner *metav1.OwnerReference) error {
-	jobs := jobFlags{o.pool, o.max}
+func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job source, jobs jobFlags, owner *metav1.OwnerReference) error {
 	result, errs := convertJob(job.object, jobs.options("", convert.Info{}))
 	o.printFindings(job, result, errs)
 	if len(errs) > 0 {

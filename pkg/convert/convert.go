@@ -46,6 +46,8 @@ type Options struct {
 	Pool string
 	// Max is the largest number of workers. If it is 0, there are at most as many as the Job may have pods.
 	Max int32
+	// Entrypoint is the entrypoint of the image, for a container without a command.
+	Entrypoint []string
 	// Info is where leat-apiserver is, and which image has the programs.
 	Info Info
 }

@@ -301,6 +301,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestEntrypointOfTheImage: the entrypoint in the options stands for a missing command, and is not expanded.
+func TestEntrypointOfTheImage(t *testing.T) {
+	o := testOptions
+	o.Entrypoint = []string{"/entrypoint", "$(A)"}
+	if _, errs := Job(minimalJob(), o); len(errs) != 1 || errs[0].Field != "spec.template.spec.containers[0].command" {
+		t.Errorf("a Job with a command: got errors %v, want one of the command", errs)
+	}
+	job := minimalJob()
+	job.Spec.Template.Spec.Containers[0].Command = nil
+	job.Spec.Template.Spec.Containers[0].Args = []string{"$(A)"}
+	job.Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", Value: "1"}}
+	result, errs := Job(job, o)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	got := result.Set.Spec.Template.Spec
+	if !slices.Equal(got.Command, []string{"/entrypoint", "$$(A)"}) || !slices.Equal(got.Args, []string{"$(A)"}) || len(got.Env) != 1 {
+		t.Errorf("got command %q, args %q and env %v; want the entrypoint as it is, and the rest of the Job", got.Command, got.Args, got.Env)
+	}
+}
+
 // TestNameOfACronJob: a CronJob with a dot in its name cannot be converted. Its sets have the names of its Jobs.
 func TestNameOfACronJob(t *testing.T) {
 	cron := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "a.b"}}

@@ -243,7 +243,7 @@ var podTable = Table{"spec.template.spec", reflect.TypeFor[corev1.PodSpec](), ma
 var containerTable = Table{"spec.template.spec.containers[]", reflect.TypeFor[corev1.Container](), map[string]Field{
 	"name":                     {Effect: Kept},
 	"image":                    {Effect: Kept},
-	"command":                  {Effect: Converted, Text: "`command` of the tasks; that of the container is leat-worker. It must be set: nobody knows the entrypoint of the image before it runs"},
+	"command":                  {Effect: Converted, Text: "`command` of the tasks; that of the container is leat-worker. If it is unset, write the entrypoint of the image after `--`"},
 	"args":                     {Effect: Converted, Text: "`args` of the tasks. A reference `$(NAME)` must not need a value from a Secret, a ConfigMap, the pod or a Service"},
 	"workingDir":               {Effect: Kept},
 	"ports":                    {Effect: Kept},

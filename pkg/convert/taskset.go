@@ -83,14 +83,21 @@ func (c *jobConverter) taskSpec() batch.TaskSpec {
 		return task
 	}
 	container, path := &pod.Containers[0], path.Child("containers").Index(0)
-	if len(container.Command) == 0 {
-		text := "a worker runs in the place of the entrypoint of the image: write the entrypoint of %s here, as its documentation or \"docker image inspect\" shows it"
-		if len(container.Args) == 0 {
-			text += ", and its arguments"
+	task.Command, task.Args = container.Command, container.Args
+	switch entrypoint := c.options.Entrypoint; {
+	case len(task.Command) > 0 && len(entrypoint) > 0:
+		c.errs = append(c.errs, field.Invalid(path.Child("command"), task.Command[0], "it replaces the entrypoint of the image: leave out the entrypoint after --"))
+	case len(entrypoint) > 0:
+		for _, argument := range entrypoint {
+			task.Command = append(task.Command, escape(argument)) // the kubelet expands no references in it
+		}
+	case len(task.Command) == 0:
+		text := "a worker runs in the place of the entrypoint of the image: write the entrypoint of %s here, or after --, as its documentation or \"docker image inspect\" shows it"
+		if len(task.Args) == 0 {
+			text += ", with its arguments"
 		}
 		c.errs = append(c.errs, field.Required(path.Child("command"), fmt.Sprintf(text, cmp.Or(container.Image, "the image"))))
 	}
-	task.Command, task.Args = container.Command, container.Args
 	task.Env = c.environment(container, path)
 	return task
 }
