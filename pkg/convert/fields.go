@@ -249,7 +249,7 @@ var containerTable = Table{"spec.template.spec.containers[]", reflect.TypeFor[co
 	"ports":                    {Effect: Kept},
 	"envFrom":                  {Effect: Kept, Text: "commands inherit the variables of the container"},
 	"env":                      {Effect: Kept, Text: "commands inherit the variables of the container. Those to which the command refers, and those with the index or the name of the Job, are in `env` of the tasks too"},
-	"resources":                {Effect: Kept, Text: "they must suffice for the command and leat-worker: add 64Mi of memory"},
+	"resources":                {Effect: Kept, Text: "they must suffice for the command and leat-worker: add 64Mi of memory. The tasks request the devices among them"},
 	"resizePolicy":             {Effect: Kept},
 	"restartPolicy":            {Effect: Refused, Text: notTheCommand},
 	"restartPolicyRules":       {Effect: Refused, Text: "it would act on the worker and not on the command: write a rule of podFailurePolicy"},

@@ -99,6 +99,15 @@ func (c *jobConverter) taskSpec() batch.TaskSpec {
 		c.errs = append(c.errs, field.Required(path.Child("command"), fmt.Sprintf(text, cmp.Or(container.Image, "the image"))))
 	}
 	task.Env = c.environment(container, path)
+	// A worker assigns devices to the tasks that request them.
+	for name, quantity := range container.Resources.Limits {
+		if isExtended(name) {
+			if task.Resources.Requests == nil {
+				task.Resources.Requests = batch.ResourceList{}
+			}
+			task.Resources.Requests[batch.ResourceName(name)] = quantity
+		}
+	}
 	return task
 }
 
