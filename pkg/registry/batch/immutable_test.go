@@ -60,6 +60,9 @@ func TestImmutableErrorsShowBothValues(t *testing.T) {
 		{"an object", func(s *batch.TaskSetSpec) {
 			s.SuccessPolicy = &batch.SuccessPolicy{Rules: nil}
 		}, `spec.successPolicy: Invalid value: {"rules":null}: field is immutable: it must stay unset`},
+		{"a dependency", func(s *batch.TaskSetSpec) {
+			s.DependsOn = []batch.TaskSetDependency{{Name: "b", Condition: batch.TaskSetDependencyComplete}}
+		}, `spec.dependsOn: Invalid value: [{"condition":"Complete","name":"b"}]: field is immutable: it must stay unset`},
 		{"a member of the template, by two rules", func(s *batch.TaskSetSpec) { s.Template.Spec.Command = []string{"true"} },
 			`spec.template.spec.command: Invalid value: ["true"]: field is immutable: it must stay ["sh","-c","a > b"]`},
 		{"a member of the template, by the rule of the set", func(s *batch.TaskSetSpec) { s.Template.Spec.CrashLimit = ptr.To[int32](9) },
