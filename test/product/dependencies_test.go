@@ -120,8 +120,8 @@ func (s *taskSetSuite) dependencyComesAndGoes(t *testing.T) {
 	}
 }
 
-// followsEachIndex runs a set of short commands and one that follows it. 1 % of the commands of the first one fail. Each
-// command of the second one needs the file of the same index.
+// followsEachIndex runs a set of short commands and one that follows it. 1 % of the commands of the first one fail.
+// Each command of the second one needs the file of the same index.
 func (s *taskSetSuite) followsEachIndex(t *testing.T) {
 	count := int32(*followedIndexes)
 	dir := t.TempDir()
