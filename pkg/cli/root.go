@@ -89,6 +89,7 @@ const rootExample = `  leat up                                             # all
   leat logs -f @latest
   leat history @latest                                # each attempt: how long it took, what it used
   leat explain @latest                                # why does it wait, how did it fail
+  leat board --open                                   # queues, workers and sets in a browser
   leat retry @latest --wait`
 
 func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command {

@@ -122,7 +122,7 @@ func (p *planted) plant(t *testing.T, workers, tasks int) {
 			task := kit.NewTask(fmt.Sprintf("task-%06d", i))
 			task.Spec.QueueName = fmt.Sprintf("queue-%d", i%7)
 			_, err := api.Tasks("many").Create(t.Context(), task, metav1.CreateOptions{})
-			if err != nil || i >= 10*workers {
+			if err != nil || i >= 3*workers {
 				return err
 			}
 			binding := &batch.Binding{ObjectMeta: metav1.ObjectMeta{Name: task.Name}, Target: batch.BindingTarget{Name: fmt.Sprintf("worker-%04d", i%workers), Incarnation: "1"}}
