@@ -65,9 +65,10 @@ openapi-gen --go-header-file $header --output-dir $generated/openapi --output-pk
   --output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go \
   --report-filename hack/openapi-violations.list "${readonly_packages[@]/#/--readonly-pkg=}" \
   --readonly-pkg=k8s.io/apimachinery/pkg/apis/meta/v1 --readonly-pkg=k8s.io/apimachinery/pkg/version \
-  --readonly-pkg=k8s.io/api/autoscaling/v1 \
+  --readonly-pkg=k8s.io/api/autoscaling/v1 --readonly-pkg=k8s.io/api/authentication/v1 --readonly-pkg=k8s.io/api/authorization/v1 \
   k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version \
-  k8s.io/apimachinery/pkg/api/resource k8s.io/api/autoscaling/v1 "${versions[@]}"
+  k8s.io/apimachinery/pkg/api/resource k8s.io/api/autoscaling/v1 \
+  k8s.io/api/authentication/v1 k8s.io/api/authorization/v1 "${versions[@]}"
 openapi-gen --go-header-file $header --output-dir test/api/internal/v1test --output-pkg $test_version \
   --output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go --report-filename /dev/null \
   "${readonly_packages[@]/#/--readonly-pkg=}" --readonly-pkg=k8s.io/apimachinery/pkg/apis/meta/v1 $test_version

@@ -31,6 +31,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	authorizationpath "k8s.io/apiserver/pkg/authorization/path"
 	"k8s.io/apiserver/pkg/authorization/union"
+	"k8s.io/apiserver/pkg/endpoints/openapi"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/rest"
@@ -40,10 +41,12 @@ import (
 	leatserver "github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
 	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	"github.com/leat-dev/leat/pkg/standalone/fakehost"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/pkg/standalone/rbac"
+	"github.com/leat-dev/leat/pkg/standalone/reviews"
 )
 
 // loopback is the address on which workers serve logs.
@@ -131,8 +134,14 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if err != nil {
 		return nil, err
 	}
+	namer := openapi.NewDefinitionNamer(scheme.Scheme, reviews.Scheme)
+	config.GenericConfig.OpenAPIConfig.GetDefinitionName = namer.GetDefinitionName
+	config.GenericConfig.OpenAPIV3Config.GetDefinitionName = namer.GetDefinitionName
 	server, err := config.Complete().New()
 	if err != nil {
+		return nil, err
+	}
+	if err := reviews.Install(server.GenericAPIServer); err != nil {
 		return nil, err
 	}
 	handler := server.UnprotectedHandler()
