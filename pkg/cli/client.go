@@ -37,12 +37,12 @@ import (
 
 // session holds the clients for one server, user and namespace.
 type session struct {
+	config    *rest.Config
 	client    versioned.Interface
 	api       typed.BatchV1alpha1Interface
 	discovery discovery.DiscoveryInterface
 	namespace string
 	host      string
-	config    *rest.Config
 }
 
 // cluster holds the clients for the cluster's own API, which pools of workers consist of.

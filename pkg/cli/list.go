@@ -27,10 +27,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
+	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/client-go/tools/pager"
 	"k8s.io/utils/ptr"
 
@@ -43,9 +45,9 @@ import (
 // listOptions are the flags of "list".
 type listOptions struct {
 	*factory
-	allNamespaces, failed bool
-	limit                 int
-	print                 *genericclioptions.PrintFlags
+	allNamespaces, failed, mine bool
+	limit                       int
+	print                       *genericclioptions.PrintFlags
 }
 
 const listLong = `List sets and tasks without a set, the newest first.
@@ -60,6 +62,7 @@ func (f *factory) newListCommand() *cobra.Command {
 		Short: "List sets and tasks",
 		Long:  listLong,
 		Example: `  leat list
+  leat list --mine
   leat list --failed --limit 10
   leat ls --all-namespaces -o name`,
 		Args: noArgs,
@@ -67,9 +70,12 @@ func (f *factory) newListCommand() *cobra.Command {
 	}
 	flags := command.Flags()
 	flags.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Of all namespaces")
+	flags.BoolVar(&o.mine, "mine", false, "Only those that you have created, by your user name on the server")
 	flags.BoolVar(&o.failed, "failed", false, "Only those that have failed, and sets with indexes that have")
 	flags.IntVar(&o.limit, "limit", 0, "How many to list, at most; 0 for all")
 	o.print.AddFlags(command)
+	output := flags.Lookup("output")
+	output.Usage += " Or wide, for a table with the creators."
 	return command
 }
 
@@ -86,10 +92,15 @@ func (o *listOptions) run(ctx context.Context) error {
 	if o.limit < 0 {
 		return usageErrorf("--limit %d: write how many, or 0 for all", o.limit)
 	}
-	formatted := ptr.Deref(o.print.OutputFormat, "") != ""
-	printer, err := o.print.ToPrinter()
-	if err != nil {
-		return &exitError{exitUsage, err}
+	format := ptr.Deref(o.print.OutputFormat, "")
+	wide := format == "wide"
+	formatted := format != "" && !wide
+	var printer printers.ResourcePrinter
+	if formatted {
+		var err error
+		if printer, err = o.print.ToPrinter(); err != nil {
+			return &exitError{exitUsage, err}
+		}
 	}
 	s, err := o.connect()
 	if err != nil {
@@ -99,7 +110,13 @@ func (o *listOptions) run(ctx context.Context) error {
 	if o.allNamespaces {
 		namespace = metav1.NamespaceAll
 	}
-	all, err := s.listed(ctx, namespace, time.Now())
+	creator := ""
+	if o.mine {
+		if creator, err = s.userName(ctx); err != nil {
+			return err
+		}
+	}
+	all, err := s.listed(ctx, namespace, creator, time.Now())
 	if err != nil {
 		return err
 	}
@@ -114,17 +131,30 @@ func (o *listOptions) run(ctx context.Context) error {
 	}
 	switch {
 	case formatted:
-		return printListed(printer, all, *o.print.OutputFormat == "name", o.streams.Out)
+		return printListed(printer, all, format == "name", o.streams.Out)
 	case len(all) == 0:
-		o.printNothing(s)
+		o.printNothing(s, creator)
 		return nil
 	}
-	o.printTable(all)
+	o.printTable(all, wide)
 	return nil
 }
 
-// printNothing prints that nothing is listed, and what to do next.
-func (o *listOptions) printNothing(s *session) {
+// userName returns the name of the user on the server.
+func (s *session) userName(ctx context.Context) (string, error) {
+	client, err := authenticationclient.NewForConfig(s.config)
+	if err != nil {
+		return "", err
+	}
+	review, err := client.SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("ask the server for your user name: %w", err)
+	}
+	return review.Status.UserInfo.Username, nil
+}
+
+// printNothing prints that nothing is listed, and what to do next. creator is empty unless --mine is set.
+func (o *listOptions) printNothing(s *session, creator string) {
 	what, where := "No sets or tasks", "in namespace "+s.namespace
 	if o.failed {
 		what = "No failed sets or tasks"
@@ -132,8 +162,11 @@ func (o *listOptions) printNothing(s *session) {
 	if o.allNamespaces {
 		where = "in any namespace"
 	}
+	if creator != "" {
+		where = "of " + sanitize.Line(creator) + " " + where
+	}
 	fmt.Fprintf(o.streams.ErrOut, "%s %s.", what, where)
-	if !o.failed && !o.allNamespaces {
+	if !o.failed && !o.allNamespaces && creator == "" {
 		fmt.Fprintf(o.streams.ErrOut, " %s run creates one; --all-namespaces lists those of others.", o.program)
 	}
 	fmt.Fprintln(o.streams.ErrOut)
@@ -155,30 +188,42 @@ func printListed(printer printers.ResourcePrinter, all []listed, oneByOne bool, 
 	return printer.PrintObj(list, out)
 }
 
-func (o *listOptions) printTable(all []listed) {
+func (o *listOptions) printTable(all []listed, wide bool) {
 	w := printers.GetNewTabWriter(o.streams.Out)
 	defer func() { _ = w.Flush() }()
 	first := "NAME"
 	if o.allNamespaces {
 		first = "NAMESPACE\tNAME"
 	}
-	fmt.Fprintln(w, first+"\tSTATE\tPROGRESS\tLEFT\tQUEUE\tAGE")
+	last := ""
+	if wide {
+		last = "\tCREATOR"
+	}
+	fmt.Fprintln(w, first+"\tSTATE\tPROGRESS\tLEFT\tQUEUE\tAGE"+last)
 	for _, l := range all {
 		name := ref{l.kind, l.meta.Name}.String()
 		if o.allNamespaces {
 			name = l.meta.Namespace + "\t" + name
 		}
-		fmt.Fprintln(w, name+"\t"+strings.Join(l.columns, "\t"))
+		if wide {
+			last = "\t" + sanitize.Line(cmp.Or(l.meta.Annotations[batch.AnnotationCreatedBy], "-"))
+		}
+		fmt.Fprintln(w, name+"\t"+strings.Join(l.columns, "\t")+last)
 	}
 }
 
-// listed returns the sets, and the tasks without one, of a namespace or of all.
-func (s *session) listed(ctx context.Context, namespace string, now time.Time) ([]listed, error) {
+// listed returns the sets, and the tasks without one, of a namespace or of all, and of a creator unless it is empty.
+func (s *session) listed(ctx context.Context, namespace, creator string, now time.Time) ([]listed, error) {
 	var all []listed
+	setsOf, tasksOf := "", "!"+batch.LabelControllerUID
+	if creator != "" {
+		setsOf = batch.LabelCreator + "=" + batch.CreatorLabel(creator)
+		tasksOf += "," + setsOf
+	}
 	sets := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return s.api.TaskSets(namespace).List(ctx, options)
 	})
-	err := sets.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+	err := sets.EachListItem(ctx, metav1.ListOptions{LabelSelector: setsOf}, func(object runtime.Object) error {
 		all = append(all, listedSet(object.(*batch.TaskSet), now))
 		return nil
 	})
@@ -188,7 +233,7 @@ func (s *session) listed(ctx context.Context, namespace string, now time.Time) (
 	tasks := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return s.api.Tasks(namespace).List(ctx, options)
 	})
-	err = tasks.EachListItem(ctx, metav1.ListOptions{LabelSelector: "!" + batch.LabelControllerUID}, func(object runtime.Object) error {
+	err = tasks.EachListItem(ctx, metav1.ListOptions{LabelSelector: tasksOf}, func(object runtime.Object) error {
 		all = append(all, listedTask(object.(*batch.Task), now))
 		return nil
 	})

@@ -24,7 +24,9 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -39,11 +41,21 @@ func serveLists(t *testing.T, sets []batch.TaskSet, tasks []batch.Task) *httptes
 			return !strings.HasPrefix(path, "/namespaces/") || strings.HasPrefix(path, "/namespaces/"+m.Namespace+"/")
 		}
 		w.Header().Set("Content-Type", "application/json")
+		by := func(m metav1.ObjectMeta) bool {
+			selector, err := labels.Parse(r.URL.Query().Get("labelSelector"))
+			return err == nil && selector.Matches(labels.Set(m.Labels))
+		}
 		switch {
+		case path == "/apis/authentication.k8s.io/v1/selfsubjectreviews":
+			w.WriteHeader(http.StatusCreated)
+			_ = json.NewEncoder(w).Encode(authenticationv1.SelfSubjectReview{
+				TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "SelfSubjectReview"},
+				Status:   authenticationv1.SelfSubjectReviewStatus{UserInfo: authenticationv1.UserInfo{Username: r.Header.Get("Impersonate-User")}},
+			})
 		case strings.HasSuffix(path, "/tasksets"):
 			list := batch.TaskSetList{TypeMeta: typeMeta("TaskSetList"), Items: []batch.TaskSet{}}
 			for _, set := range sets {
-				if inNamespace(set.ObjectMeta) && (set.Name > r.URL.Query().Get("continue")) {
+				if inNamespace(set.ObjectMeta) && by(set.ObjectMeta) && (set.Name > r.URL.Query().Get("continue")) {
 					if len(list.Items) == 1 {
 						list.Continue = list.Items[0].Name
 						break
@@ -53,12 +65,12 @@ func serveLists(t *testing.T, sets []batch.TaskSet, tasks []batch.Task) *httptes
 			}
 			_ = json.NewEncoder(w).Encode(list)
 		case strings.HasSuffix(path, "/tasks"):
-			if got := r.URL.Query().Get("labelSelector"); got != "!"+batch.LabelControllerUID {
+			if got, _, _ := strings.Cut(r.URL.Query().Get("labelSelector"), ","); got != "!"+batch.LabelControllerUID {
 				t.Errorf("the tasks are selected by %q", got)
 			}
 			list := batch.TaskList{TypeMeta: typeMeta("TaskList"), Items: []batch.Task{}}
 			for _, task := range tasks {
-				if inNamespace(task.ObjectMeta) {
+				if inNamespace(task.ObjectMeta) && by(task.ObjectMeta) {
 					list.Items = append(list.Items, task)
 				}
 			}
@@ -103,6 +115,11 @@ func TestList(t *testing.T) {
 		{ObjectMeta: at("default", "late", 16*time.Minute), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskFailed, State: deadline}},
 		{ObjectMeta: at("other", "reports", 2*time.Hour), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskRunning, Progress: "3/4\x1b[31m"}},
 	}
+	alice := func(m *metav1.ObjectMeta) {
+		m.Annotations, m.Labels = map[string]string{batch.AnnotationCreatedBy: "alice"}, map[string]string{batch.LabelCreator: batch.CreatorLabel("alice")}
+	}
+	alice(&sets[2].ObjectMeta)
+	alice(&tasks[0].ObjectMeta)
 	server := serveLists(t, sets, tasks)
 	for _, test := range []struct {
 		name, args  string
@@ -129,6 +146,16 @@ taskset/f-cancelled   Cancelled   0/100      -      night     60m
 task/reports          Running     3/4        -      default   120m
 `},
 		{name: "names", args: "-n other -o name", out: "taskset.batch.leat.dev/f-cancelled\ntask.batch.leat.dev/reports\n"},
+		{name: "of alice, with creators", args: "-A --mine --as alice -o wide", out: `NAMESPACE   NAME             STATE      PROGRESS   LEFT   QUEUE     AGE   CREATOR
+default     task/waits       Pending    -          -      default   30s   alice
+default     taskset/c-done   Complete   100/100    -      night     3m    alice
+`},
+		{name: "with creators", args: "--limit 2 -o wide", out: `NAME            STATE     PROGRESS   LEFT   QUEUE     AGE   CREATOR
+task/waits      Pending   -          -      default   30s   alice
+taskset/e-new   Pending   0/?        -      default   60s   -
+`},
+		{name: "nothing of bob", args: "--mine --as bob", errOut: "No sets or tasks of bob in namespace default.\n"},
+		{name: "a bad format", args: "-o widest", errOut: "widest", code: exitUsage},
 		{name: "nothing", args: "-n empty", errOut: "No sets or tasks in namespace empty. leat run creates one; --all-namespaces lists those of others.\n"},
 		{name: "nothing that has failed", args: "-n empty --failed", errOut: "No failed sets or tasks in namespace empty.\n"},
 		{name: "a bad limit", args: "--limit -1", errOut: "--limit -1: write how many, or 0 for all", code: exitUsage},

@@ -42,6 +42,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -181,9 +182,19 @@ func expectField(t testing.TB, obj *unstructured.Unstructured, path, value strin
 	expectEqual(t, path, fieldAt(obj, path), parseJSON[any](t, value))
 }
 
-// fieldAt returns the value of a field, nil if it is not set.
+// fieldAt returns the value of a field, nil if it is not set. Labels and annotations are those without the creator,
+// which only tasks and task sets have.
 func fieldAt(obj *unstructured.Unstructured, path string) any {
 	value, _, _ := unstructured.NestedFieldNoCopy(obj.Object, strings.Split(path, ".")...)
+	if values, ok := value.(map[string]any); ok && (path == "metadata.labels" || path == "metadata.annotations") {
+		values = maps.Clone(values)
+		delete(values, v1alpha1.LabelCreator)
+		delete(values, v1alpha1.AnnotationCreatedBy)
+		if len(values) == 0 {
+			return nil
+		}
+		return values
+	}
 	return value
 }
 

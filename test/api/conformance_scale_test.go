@@ -86,7 +86,7 @@ func scaleMapsTheSpec(s *subject) {
 	expectField(s, obj, s.spec.path, s.spec.two)
 	expectField(s, obj, s.status.path, s.status.two)
 	expectField(s, obj, "metadata.generation", `2`)
-	expectEqual(s, "metadata.labels", obj.GetLabels(), map[string]string(nil))
+	expectEqual(s, "metadata.labels", fieldAt(obj, "metadata.labels"), nil)
 	kit.Must(s.mergePatch("a", `{"spec": {"replicas": 0}}`, "scale"))(s)
 	expectField(s, s.get("a"), s.spec.path, `0`)
 }

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"testing"
 
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -150,7 +151,8 @@ func testKubectlDescribe(t *testing.T, e *kit.Env) {
 		wants  []string
 	}{
 		{"tk one", []string{
-			fmt.Sprintf("Name: one Namespace: %s Labels: <none> Annotations: <none> API Version: batch.leat.dev/v1alpha1 Kind: Task", k.namespace),
+			fmt.Sprintf("Name: one Namespace: %s Labels: batch.leat.dev/creator=%s Annotations: batch.leat.dev/created-by: %s API Version: batch.leat.dev/v1alpha1 Kind: Task",
+				k.namespace, batch.CreatorLabel(administrator), administrator),
 			"Command: sleep 1 Crash Limit: 5 Queue Name: nightly",
 			"Phase: Pending",
 		}},

@@ -327,7 +327,7 @@ func testKubectlOutput(t *testing.T, e *kit.Env) {
 	k.expectOutput("one two", "get tk -o", "jsonpath={.items[*].metadata.name}")
 	k.expectOutput("30", "get tk one -o", "go-template={{.spec.terminationGracePeriodSeconds}}")
 	k.expectTable([]string{"N P", "one 2", "two 1"}, "get tk -o custom-columns=N:.metadata.name,P:.spec.priority")
-	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE LABELS", "one Pending <none> <none> 0 <none> T app=web"}, "get tk one --show-labels")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE LABELS", "one Pending <none> <none> 0 <none> T app=web,batch.leat.dev/creator=" + batch.CreatorLabel(administrator)}, "get tk one --show-labels")
 	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE APP", "one Pending <none> <none> 0 <none> T web", "two Pending <none> <none> 0 <none> T"}, "get tk -L app")
 	k.expectTable([]string{"one Pending <none> <none> 0 <none> T", "two Pending <none> <none> 0 <none> T"}, "get tk --no-headers")
 	k.expectTable([]string{"two Pending <none> <none> 0 <none> T", "one Pending <none> <none> 0 <none> T"}, "get tk --no-headers --sort-by=.spec.priority")

@@ -84,6 +84,9 @@ type terminal struct {
 	stdin      string
 }
 
+// administrator is the user name of kit.Env.Admin.
+const administrator = "alice"
+
 // newTerminal returns a terminal of the administrator, in a namespace of the test.
 func newTerminal(t testing.TB, e *kit.Env) terminal {
 	t.Helper()

@@ -204,7 +204,7 @@ func testKubectlLabelAndAnnotate(t *testing.T, e *kit.Env) {
 	k.expectOutput("api to see 1", "get tk one -o", `jsonpath={.metadata.labels.app} {.metadata.annotations.example\.com/why} {.metadata.generation}`)
 	k.expectOutput("task.batch.leat.dev/one unlabeled", "label tk one app-")
 	k.expectOutput("task.batch.leat.dev/one annotated", "annotate tk --all example.com/why-")
-	k.expectOutput(" ", "get tk one -o", `jsonpath={.metadata.labels} {.metadata.annotations}`)
+	k.expectOutput(" ", "get tk one -o", `jsonpath={.metadata.labels.app} {.metadata.annotations.example\.com/why}`)
 	k.expectFailure(1, []string{`a valid label must be an empty string or consist of alphanumeric characters`}, "label tk one app=-")
 }
 

@@ -336,7 +336,7 @@ func testPolicies(t *testing.T, e *kit.Env) {
 	t.Run("creates are mutated", func(t *testing.T) {
 		task := kit.NewTask("task")
 		task.Labels = map[string]string{"own": "yes"}
-		want := map[string]string{"own": "yes", "applied": "yes", "patched": "yes"}
+		want := map[string]string{"own": "yes", "applied": "yes", "patched": "yes", v1alpha1.LabelCreator: v1alpha1.CreatorLabel("alice")}
 		if got := kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("labels of the task: got %v, want %v", got, want)
 		}

@@ -63,6 +63,7 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 		{"run returns the exit code of the task", (*cliSuite).oneTask},
 		{"run sees the result of tasks with a TTL of zero", (*cliSuite).deletedAtOnce},
 		{"output", (*cliSuite).prints},
+		{"creators", (*cliSuite).creators},
 		{"an array is one object", (*cliSuite).arrayIsOneObject},
 		{"failed indexes are retried", (*cliSuite).retriesFailed},
 		{"short commands", (*cliSuite).shortCommands},
@@ -114,6 +115,7 @@ func cliAggregated(t *testing.T, e *kit.Env) {
 	s.run(t, []cliCase{
 		{"run returns the exit code of the task", (*cliSuite).oneTask},
 		{"output", (*cliSuite).prints},
+		{"creators", (*cliSuite).creators},
 		{"failed indexes are retried", (*cliSuite).retriesFailed},
 		{"suspend and resume", (*cliSuite).suspends},
 		{"drain", (*cliSuite).drains},

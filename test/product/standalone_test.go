@@ -64,6 +64,7 @@ func up(t *testing.T, e *kit.Env, metrics string) {
 	t.Run("logs", func(t *testing.T) { logsOfBuiltInWorker(t, e) })
 	t.Run("workers share the resources of the machine", s.sharesResources)
 	t.Run("kubectl does not warn about the version", s.kubectlDoesNotWarn)
+	t.Run("users ask for their names and rights", s.answersReviews)
 	t.Run("deletion with any propagation policy", s.finishesDeletion)
 }
 

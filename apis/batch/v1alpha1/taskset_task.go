@@ -17,6 +17,8 @@ limitations under the License.
 package v1alpha1
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"hash/fnv"
 	"maps"
 	"math"
@@ -158,10 +160,39 @@ func newTask(set *TaskSet, first, failures int) *Task {
 	if failures > 0 {
 		task.Annotations[AnnotationIndexFailureCount] = strconv.Itoa(failures)
 	}
+	task.inheritCreator(set)
 	task.Spec.QueueName = set.Spec.QueueName
 	// The controller must count the task before it is deleted, so the TTL must not delete it.
 	task.Spec.TTLSecondsAfterFinished = nil
 	return task
+}
+
+// inheritCreator sets the creator of a task to that of its set. The template may name another, which does not count.
+// The annotations may be those of the template, so they are copied.
+func (t *Task) inheritCreator(set *TaskSet) {
+	delete(t.Labels, LabelCreator)
+	if label, ok := set.Labels[LabelCreator]; ok {
+		t.Labels[LabelCreator] = label
+	}
+	creator, ok := set.Annotations[AnnotationCreatedBy]
+	if _, own := t.Annotations[AnnotationCreatedBy]; !ok && !own {
+		return
+	}
+	t.Annotations = maps.Clone(t.Annotations)
+	delete(t.Annotations, AnnotationCreatedBy)
+	if ok {
+		if t.Annotations == nil {
+			t.Annotations = map[string]string{}
+		}
+		t.Annotations[AnnotationCreatedBy] = creator
+	}
+}
+
+// CreatorLabel returns the value of LabelCreator for the name of a user: the first 16 hexadecimal digits of its
+// SHA-256. Names of users may be longer than values of labels, and may have other characters.
+func CreatorLabel(user string) string {
+	sum := sha256.Sum256([]byte(user))
+	return hex.EncodeToString(sum[:8])
 }
 
 // indexEnv returns the variables of an index, followed by those of the template, which override them. They are first,

@@ -55,6 +55,47 @@ func TestTasksCarryNoFailuresOfTheTemplate(t *testing.T) {
 	}
 }
 
+func TestTasksHaveTheCreatorOfTheirSet(t *testing.T) {
+	template := map[string]string{"note": "mine", AnnotationCreatedBy: "forged"}
+	for name, test := range map[string]struct {
+		creator  string
+		template map[string]string
+		want     map[string]string
+	}{
+		"of alice":                     {"alice", nil, map[string]string{AnnotationCreatedBy: "alice"}},
+		"of alice, with annotations":   {"alice", map[string]string{"note": "mine"}, map[string]string{"note": "mine", AnnotationCreatedBy: "alice"}},
+		"of alice, that names another": {"alice", template, map[string]string{"note": "mine", AnnotationCreatedBy: "alice"}},
+		"of nobody":                    {"", map[string]string{"note": "mine"}, map[string]string{"note": "mine"}},
+		"of nobody, that names one":    {"", template, map[string]string{"note": "mine"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := &TaskSet{}
+			label := ""
+			if test.creator != "" {
+				label = CreatorLabel(test.creator)
+				set.Annotations = map[string]string{AnnotationCreatedBy: test.creator}
+				set.Labels = map[string]string{LabelCreator: label}
+			}
+			set.Spec.Template.Annotations = maps.Clone(test.template)
+			set.Spec.Template.Labels = map[string]string{LabelCreator: CreatorLabel("forged")}
+			for _, task := range []*Task{NewTask(set, 3, 0), NewChunk(set, []indexes.Range{{First: 0, Last: 2}})} {
+				if !maps.Equal(task.Annotations, test.want) || task.Labels[LabelCreator] != label {
+					t.Errorf("got annotations %v and labels %v, want %v and the label %q", task.Annotations, task.Labels, test.want, label)
+				}
+			}
+			if !maps.Equal(set.Spec.Template.Annotations, test.template) {
+				t.Error("the template has changed")
+			}
+		})
+	}
+}
+
+func TestCreatorLabelIsAValueOfLabels(t *testing.T) {
+	if got := CreatorLabel("alice"); got != "2bd806c97f0e00af" {
+		t.Errorf("got %q, want the start of the SHA-256", got)
+	}
+}
+
 func TestTasksOfASetWithNumbers(t *testing.T) {
 	set := &TaskSet{}
 	set.Spec.Items = []string{"a", "b"}

@@ -475,6 +475,11 @@ const (
 	// AnnotationRetryOf is the annotation of a task or set that retries another, with the name of the other. A retry of a
 	// retry has the name of the original.
 	AnnotationRetryOf = "batch.leat.dev/retry-of"
+	// AnnotationCreatedBy is the annotation of a task or set with the name of the user that created it, or the set of the
+	// task. The server sets it.
+	AnnotationCreatedBy = "batch.leat.dev/created-by"
+	// LabelCreator is the label of a task or set with the CreatorLabel of AnnotationCreatedBy. The server sets it.
+	LabelCreator = "batch.leat.dev/creator"
 )
 
 const (

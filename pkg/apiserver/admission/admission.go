@@ -33,6 +33,7 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
+	"github.com/leat-dev/leat/pkg/apiserver/admission/creator"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/ownerreferences"
@@ -41,13 +42,14 @@ import (
 )
 
 // Order lists all plugins in the order in which they run. Mutating plugins run before validating ones, whatever their
-// place. Our own validating plugins come first: they are cheap and have no side effects. LiveNamespace comes after the
-// webhooks, which may be slow, so that its decision is recent when the object is stored. ResourceQuota is last, so that
-// it never charges what another plugin refuses.
+// place. Creator is the last of them, so that nothing changes what it sets. Our own validating plugins come first: they
+// are cheap and have no side effects. LiveNamespace comes after the webhooks, which may be slow, so that its decision
+// is recent when the object is stored. ResourceQuota is last, so that it never charges what another plugin refuses.
 var Order = []string{
 	lifecycle.PluginName,
 	mutatingpolicy.PluginName,
 	mutatingwebhook.PluginName,
+	creator.PluginName,
 	workerrestriction.PluginName,
 	ownerreferences.PluginName,
 	queuelimit.PluginName,
@@ -77,6 +79,7 @@ var upstream = []string{
 
 // RegisterAll registers the plugins that k8s.io/apiserver does not register by default.
 func RegisterAll(plugins *admission.Plugins) {
+	creator.Register(plugins)
 	workerrestriction.Register(plugins)
 	ownerreferences.Register(plugins)
 	queuelimit.Register(plugins)

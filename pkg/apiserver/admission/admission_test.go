@@ -97,7 +97,7 @@ func TestConfigureRefusesOtherDefaultPlugins(t *testing.T) {
 			if err := Configure(o); err != nil {
 				panic(err)
 			}
-		}, "unknown default admission plugins DeniedWorker, LiveNamespace, OwnerReferencesPermissionEnforcement, ResourceQuota, TaskQueueLimit, WorkerRestriction"},
+		}, "unknown default admission plugins Creator, DeniedWorker, LiveNamespace, OwnerReferencesPermissionEnforcement, ResourceQuota, TaskQueueLimit, WorkerRestriction"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, configure := range []func(*options.AdmissionOptions) error{Configure, ConfigureStandalone} {

@@ -28,6 +28,7 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
+	"github.com/leat-dev/leat/pkg/apiserver/admission/creator"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/ownerreferences"
@@ -54,6 +55,7 @@ var grants = map[string][]Grant{
 	lifecycle.PluginName:         {namespaces},
 	mutatingpolicy.PluginName:    {namespaces, configuration("mutatingadmissionpolicies"), configuration("mutatingadmissionpolicybindings")},
 	mutatingwebhook.PluginName:   {namespaces, configuration("mutatingwebhookconfigurations")},
+	creator.PluginName:           nil,
 	workerrestriction.PluginName: nil,
 	ownerreferences.PluginName:   nil,
 	queuelimit.PluginName:        nil,
