@@ -319,9 +319,10 @@ func (c *cluster) releaseReplicas(ctx context.Context, set, live *unstructured.U
 	replicas, _, _ := unstructured.NestedInt64(live.Object, "spec", "replicas")
 	owned := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": live.GetAPIVersion(), "kind": live.GetKind(), "spec": map[string]any{"replicas": replicas},
-		"metadata": map[string]any{"name": live.GetName(), "resourceVersion": live.GetResourceVersion()},
+		"metadata": map[string]any{"name": live.GetName()},
 	}}
-	if _, err := sets.Apply(ctx, live.GetName(), owned, metav1.ApplyOptions{FieldManager: pool.FieldManager}); err != nil {
+	// If somebody has scaled meanwhile, the replicas have another owner already.
+	if _, err := sets.Apply(ctx, live.GetName(), owned, metav1.ApplyOptions{FieldManager: pool.FieldManager}); err != nil && !isFieldConflict(err) {
 		return nil, err
 	}
 	set = set.DeepCopy()
