@@ -22,10 +22,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/taskstate"
 )
@@ -194,5 +199,33 @@ func TestRetryWaitsForRetries(t *testing.T) {
 				t.Errorf("got %q, want %q", text, test.want)
 			}
 		})
+	}
+}
+
+// TestCancelledIndexesAreAddedToThoseOfOthers has another person cancel an index at the same time.
+func TestCancelledIndexesAreAddedToThoseOfOthers(t *testing.T) {
+	set := dependentSet("s")
+	set.Spec.BackoffLimitPerIndex = ptr.To[int32](0)
+	s, client := fakeSession(set)
+	attempts := 0
+	client.PrependReactor("patch", "tasksets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if attempts++; attempts > 1 {
+			return false, nil, nil
+		}
+		other := set.DeepCopy()
+		other.Spec.CancelledIndexes = "7"
+		if err := client.Tracker().Update(batch.SchemeGroupVersion.WithResource("tasksets"), other, "default"); err != nil {
+			return true, nil, err
+		}
+		return true, nil, apierrors.NewInvalid(batch.SchemeGroupVersion.WithKind("TaskSet").GroupKind(), "s", nil)
+	})
+	streams, _, out, _ := genericiooptions.NewTestIOStreams()
+	f := &factory{program: "leat", streams: streams}
+	if err := f.cancelIndexes(t.Context(), s, object{set: set}, []indexes.Range{{First: 2, Last: 4}}, false); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.api.TaskSets("default").Get(t.Context(), "s", metav1.GetOptions{})
+	if err != nil || got.Spec.CancelledIndexes != "2-4,7" || !strings.Contains(out.String(), "indexes 2-4 cancelled") {
+		t.Errorf("cancelled are %q, %v: %s", got.Spec.CancelledIndexes, err, out)
 	}
 }
