@@ -670,6 +670,7 @@ function draw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
+    if (!values.connection) return; // a new stream has begun
     showConnection();
     show();
     body.dataset.drawn = 'true';
