@@ -173,8 +173,10 @@ func (l *live) showsSet(t *testing.T) {
 	b.open(t, l.board.url+"set?namespace=default&name=squares")
 	b.waitForText(t, "#legend", "57 done")
 	b.waitForText(t, "#legend", "3 failed")
-	if got := evaluate[[]string](t, b, pixels+"([0, 59, 7, 27])"); got[0] != got[1] || got[2] != got[3] || got[0] == got[2] || strings.HasSuffix(got[0], ",0") {
-		t.Errorf("the cells of 0, 59, 7, 27 are %q", got)
+	colours := evaluate[[]string](t, b, `['done', 'failed'].map(kind => [1, 3, 5].map(i => parseInt(colour(kind).hex.slice(i, i + 2), 16)).concat(255).join())`)
+	got := evaluate[[]string](t, b, pixels+"([0, 59, 7, 27])")
+	if want := []string{colours[0], colours[0], colours[1], colours[1]}; !slices.Equal(got, want) {
+		t.Errorf("the cells of 0, 59, 7, 27 are %q, want %q", got, want)
 	}
 	b.waitForText(t, "#exits", "3 × exit code 3")
 	b.waitFor(t, "the failures have their last line", `document.querySelectorAll('#failures tbody tr').length === 3 && document.querySelector('#failures').innerText.includes('bad input')`)
