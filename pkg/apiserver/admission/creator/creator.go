@@ -47,7 +47,7 @@ func Register(plugins *admission.Plugins) {
 // New returns the plugin. The generic admission initializer sets its authorizer.
 //
 // On create, it replaces the annotation and the label. A task that a set controls keeps those that the client has
-// copied from the set, if the client may update the status of the set: only the TaskSet controller may. Others cannot
+// copied from the set, if the client may update the status of all sets: only the TaskSet controller may. Others cannot
 // create tasks in the name of another user, whatever owner they set. On update, it silently keeps what is stored, as
 // the server does with other metadata that it owns, so that a manifest without them can be applied and replaced.
 func New() admission.MutationInterface {
@@ -117,15 +117,14 @@ func (p *plugin) inherits(ctx context.Context, a admission.Attributes, object me
 	if hasUser != hasLabel || hasUser && label != v1alpha1.CreatorLabel(user) {
 		return false
 	}
+	// The question has no namespace and no name, so that the answer is cached for all tasks.
 	decision, _, err := p.authorizer.Authorize(ctx, authorizer.AttributesRecord{
 		User:            a.GetUserInfo(),
 		Verb:            "update",
-		Namespace:       a.GetNamespace(),
 		APIGroup:        v1alpha1.GroupName,
 		APIVersion:      v1alpha1.SchemeGroupVersion.Version,
 		Resource:        "tasksets",
 		Subresource:     "status",
-		Name:            owner.Name,
 		ResourceRequest: true,
 	})
 	return err == nil && decision == authorizer.DecisionAllow
