@@ -26,15 +26,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	batchv1 "k8s.io/api/batch/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/convert"
 	"github.com/leat-dev/leat/pkg/pool"
 )
@@ -133,7 +129,11 @@ func (o *convertOptions) run(ctx context.Context, flags *pflag.FlagSet) error {
 		if err != nil {
 			return err
 		}
-		info, err := o.installationInfo(ctx)
+		c, err := s.cluster()
+		if err != nil {
+			return err
+		}
+		info, err := o.poolInfo(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func (o *jobFlags) check(flags *pflag.FlagSet) error {
 }
 
 // options returns the options of a conversion.
-func (o *jobFlags) options(namespace string, info convert.Info) convert.Options {
+func (o *jobFlags) options(namespace string, info map[string]string) convert.Options {
 	return convert.Options{Namespace: namespace, Pool: o.pool, Max: o.max, Entrypoint: o.entrypoint, Info: info}
 }
 
@@ -256,7 +256,7 @@ func (f *factory) readJobs(files []string) ([]source, error) {
 // tryConvert reports whether a Job can be converted. It prints the fields that cannot be converted, and those that have
 // another effect.
 func (o *convertOptions) tryConvert(job source) bool {
-	result, errs := convertJob(job.object, o.options("", convert.Info{}))
+	result, errs := convertJob(job.object, o.options("", nil))
 	o.printFindings(job, result, errs)
 	return len(errs) == 0
 }
@@ -282,39 +282,4 @@ func convertJob(object runtime.Object, o convert.Options) (*convert.Result, fiel
 		return convert.CronJob(cron, o)
 	}
 	return convert.Job(object.(*batchv1.Job), o)
-}
-
-// clusterConfig returns the configuration for the cluster's own API.
-func (f *factory) clusterConfig() (*rest.Config, error) {
-	config, err := f.flags.ToRESTConfig()
-	if err != nil {
-		return nil, err
-	}
-	config.QPS = -1
-	return config, nil
-}
-
-// installationInfo returns what the workers of pools need to know.
-func (f *factory) installationInfo(ctx context.Context) (convert.Info, error) {
-	config, err := f.clusterConfig()
-	if err != nil {
-		return convert.Info{}, err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return convert.Info{}, err
-	}
-	what := fmt.Sprintf("ConfigMap %s in namespace %s", pool.InfoConfigMap, batch.SystemNamespace)
-	found, err := client.CoreV1().ConfigMaps(batch.SystemNamespace).Get(ctx, pool.InfoConfigMap, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return convert.Info{}, fmt.Errorf("there is no %s, from which pools are made: pools need a cluster in which Leat is installed", what)
-	}
-	if err != nil {
-		return convert.Info{}, err
-	}
-	info, err := convert.InfoFrom(found.Data)
-	if err != nil {
-		return convert.Info{}, fmt.Errorf("%s: %w: leat-controller-manager writes it", what, err)
-	}
-	return info, nil
 }

@@ -147,12 +147,12 @@ task/reports          Running     3/4        -      default   120m
 `},
 		{name: "names", args: "-n other -o name", out: "taskset.batch.leat.dev/f-cancelled\ntask.batch.leat.dev/reports\n"},
 		{name: "of alice, with creators", args: "-A --mine --as alice -o wide", out: `NAMESPACE   NAME             STATE      PROGRESS   LEFT   QUEUE     AGE   CREATOR
-default     task/waits       Pending    -          -      default   30s   alice
-default     taskset/c-done   Complete   100/100    -      night     3m    alice
+default     task/waits       Pending    -          -      default   11m   alice
+default     taskset/c-done   Complete   100/100    -      night     14m   alice
 `},
 		{name: "with creators", args: "--limit 2 -o wide", out: `NAME            STATE     PROGRESS   LEFT   QUEUE     AGE   CREATOR
-task/waits      Pending   -          -      default   30s   alice
-taskset/e-new   Pending   0/?        -      default   60s   -
+task/waits      Pending   -          -      default   11m   alice
+taskset/e-new   Pending   0/?        -      default   12m   -
 `},
 		{name: "nothing of bob", args: "--mine --as bob", errOut: "No sets or tasks of bob in namespace default.\n"},
 		{name: "a bad format", args: "-o widest", errOut: "widest", code: exitUsage},

@@ -149,7 +149,7 @@ func (o *runOptions) override(flags *pflag.FlagSet, object runtime.Object, owner
 
 // runJob creates the pool of a Job, unless it exists, and its set.
 func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job source, jobs jobFlags, owner *metav1.OwnerReference) error {
-	result, errs := convertJob(job.object, jobs.options("", convert.Info{}))
+	result, errs := convertJob(job.object, jobs.options("", nil))
 	o.printFindings(job, result, errs)
 	if len(errs) > 0 {
 		return fmt.Errorf("%s cannot be converted", job)
@@ -162,7 +162,11 @@ func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job sourc
 	if err != nil {
 		return err
 	}
-	info, err := o.installationInfo(ctx)
+	c, err := s.cluster()
+	if err != nil {
+		return err
+	}
+	info, err := o.poolInfo(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -176,7 +180,7 @@ func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job sourc
 func (o *runOptions) creator(owner *metav1.OwnerReference, p *convert.Pool) func(*session, context.Context, runtime.Object, metav1.CreateOptions) (runtime.Object, error) {
 	return func(s *session, ctx context.Context, object runtime.Object, options metav1.CreateOptions) (runtime.Object, error) {
 		if p != nil {
-			if err := o.ensurePool(ctx, p, options.DryRun); err != nil {
+			if err := o.ensurePool(ctx, s, p, options.DryRun); err != nil {
 				return nil, err
 			}
 		}
@@ -208,17 +212,13 @@ func (s *session) get(ctx context.Context, object runtime.Object) (runtime.Objec
 
 // ensurePool creates a pool, unless it exists. It returns an error if it exists and its workers are not as the Job
 // wants them.
-func (o *runOptions) ensurePool(ctx context.Context, p *convert.Pool, dryRun []string) error {
-	config, err := o.clusterConfig()
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(config)
+func (o *runOptions) ensurePool(ctx context.Context, s *session, p *convert.Pool, dryRun []string) error {
+	c, err := s.cluster()
 	if err != nil {
 		return err
 	}
 	name, namespace := p.Workers.Name, p.Workers.Namespace
-	sets := client.Resource(appsv1.SchemeGroupVersion.WithResource("statefulsets")).Namespace(namespace)
+	sets := c.dynamic.Resource(appsv1.SchemeGroupVersion.WithResource("statefulsets")).Namespace(namespace)
 	workers, err := toUnstructured(p.Workers)
 	if err != nil {
 		return err
@@ -234,7 +234,7 @@ func (o *runOptions) ensurePool(ctx context.Context, p *convert.Pool, dryRun []s
 		if object == runtime.Object(p.Workers) {
 			continue
 		}
-		if err := o.applyOwned(ctx, client, object, name, dryRun); err != nil {
+		if err := o.applyOwned(ctx, c.dynamic, object, name, dryRun); err != nil {
 			return err
 		}
 	}

@@ -35,7 +35,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/pool"
 )
 
 // Options are what a conversion needs beside the Job.
@@ -48,33 +47,8 @@ type Options struct {
 	Max int32
 	// Entrypoint is the entrypoint of the image, for a container without a command.
 	Entrypoint []string
-	// Info is where leat-apiserver is, and which image has the programs.
-	Info Info
-}
-
-// Info is the content of the ConfigMap leat-info.
-type Info struct {
-	// Server is the URL of leat-apiserver inside of the cluster.
-	Server string
-	// CA and ClientCA are certificate authorities in PEM: that of leat-apiserver, and that of the client certificate with
-	// which it reads the output of commands from workers.
-	CA, ClientCA string
-	// Image has the programs of Leat.
-	Image string
-}
-
-// InfoFrom returns the info in the data of the ConfigMap leat-info, or an error that names the keys that are missing.
-func InfoFrom(data map[string]string) (Info, error) {
-	var missing []string
-	for _, key := range []string{pool.InfoServer, pool.InfoCA, pool.InfoClientCA, pool.InfoImage} {
-		if data[key] == "" {
-			missing = append(missing, key)
-		}
-	}
-	if len(missing) > 0 {
-		return Info{}, fmt.Errorf("it has no key %s", strings.Join(missing, ", "))
-	}
-	return Info{Server: data[pool.InfoServer], CA: data[pool.InfoCA], ClientCA: data[pool.InfoClientCA], Image: data[pool.InfoImage]}, nil
+	// Info is the data of the ConfigMap leat-info: where leat-apiserver is, and which image has the programs.
+	Info map[string]string
 }
 
 // Note is a remark on a field that has another effect than in a Job.

@@ -43,8 +43,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
 
-var testOptions = Options{Namespace: "render", Info: Info{
-	Server: "https://leat-apiserver.leat-system.svc", CA: "authority\n", ClientCA: "client authority\n", Image: "example.com/leat:1",
+var testOptions = Options{Namespace: "render", Info: map[string]string{
+	pool.InfoServer: "https://leat-apiserver.leat-system.svc", pool.InfoCA: "authority\n", pool.InfoClientCA: "client authority\n",
+	pool.InfoImage: "example.com/leat:1",
 }}
 
 // convertObject converts a Job or a CronJob.

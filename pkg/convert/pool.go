@@ -76,7 +76,8 @@ func (c *jobConverter) pool() Pool {
 	const tasks = 1 // as a pod of a Job runs one command
 	settings := pool.Settings{Max: c.maxWorkers(), Idle: pool.DefaultIdle, Worker: offer(&template.Spec.Containers[0], tasks)}
 	annotations := must(settings.Annotations())
-	injectWorker(template, 0, workerOptions{Pool: name, Image: o.Info.Image, Access: pool.ObjectName(name), Tasks: tasks})
+	annotations[pool.AnnotationInfoHash] = pool.InfoHash(o.Info)
+	injectWorker(template, 0, workerOptions{Pool: name, Image: o.Info[pool.InfoImage], Access: pool.ObjectName(name), Tasks: tasks})
 
 	account := template.Spec.ServiceAccountName
 	if account == "" {
@@ -115,7 +116,7 @@ func (c *jobConverter) pool() Pool {
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 			ObjectMeta: object(pool.ObjectName(name)),
 			Data: map[string]string{
-				"kubeconfig": o.Info.kubeconfig(o.Namespace), "ca.crt": o.Info.CA, "client-ca.crt": o.Info.ClientCA,
+				"kubeconfig": kubeconfig(o.Info[pool.InfoServer], o.Namespace), "ca.crt": o.Info[pool.InfoCA], "client-ca.crt": o.Info[pool.InfoClientCA],
 			},
 		},
 		WorkerBinding: binding(pool.ObjectName(name), pool.WorkerRole, o.Namespace, account),
@@ -139,10 +140,10 @@ func (c *jobConverter) maxWorkers() int32 {
 }
 
 // kubeconfig returns the kubeconfig of the workers of a namespace. Its paths are relative to its directory.
-func (i *Info) kubeconfig(namespace string) string {
+func kubeconfig(server, namespace string) string {
 	config := map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "leat",
-		"clusters": []any{map[string]any{"name": "leat", "cluster": map[string]any{"server": i.Server, "certificate-authority": "ca.crt"}}},
+		"clusters": []any{map[string]any{"name": "leat", "cluster": map[string]any{"server": server, "certificate-authority": "ca.crt"}}},
 		"users":    []any{map[string]any{"name": "leat", "user": map[string]any{"tokenFile": "token"}}},
 		"contexts": []any{map[string]any{"name": "leat", "context": map[string]any{"cluster": "leat", "user": "leat", "namespace": namespace}}},
 	}

@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/pool"
 )
 
 const (
@@ -77,7 +78,7 @@ func newSchedule(cron *batchv1.CronJob, set *batch.TaskSet, o Options) *Schedule
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 		Containers: []corev1.Container{{
-			Name: "leat", Image: o.Info.Image,
+			Name: "leat", Image: o.Info[pool.InfoImage],
 			Command: []string{"/leat", "run", "--filename=" + dir + "/" + setFile, "--name=$(JOB_NAME)", "--owner=$(JOB_NAME)/$(JOB_UID)", "--wait"},
 			Env:     []corev1.EnvVar{label("JOB_NAME", batchv1.JobNameLabel), label("JOB_UID", batchv1.ControllerUidLabel)},
 			// A quota of the namespace may demand them.

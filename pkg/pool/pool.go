@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package pool describes a pool of workers: a StatefulSet with the label batch.leat.dev/pool, whose annotations say how
-// many workers it may have and what each of them offers. "leat pool" writes the annotations, and the controller of
-// pools reads them.
+// Package pool describes a pool of workers: a StatefulSet with the label batch.leat.dev/pool, whose annotations have
+// the numbers of workers that it may have and what each of them offers. "leat pool" writes the annotations, and the
+// controller of pools reads them.
 package pool
 
 import (
@@ -90,8 +90,8 @@ func (s *Settings) Annotations() (map[string]string, error) {
 	}, nil
 }
 
-// Parse returns the settings in the annotations of a StatefulSet. It returns an error that names each annotation that is
-// missing or wrong, and what would be accepted.
+// Parse returns the settings in the annotations of a StatefulSet. It returns an error that names each annotation that
+// is missing or wrong, and what would be accepted.
 func Parse(object metav1.Object) (*Settings, error) {
 	annotations := object.GetAnnotations()
 	count := func(key string, least, most int64) (int64, error) {
@@ -124,8 +124,8 @@ func Parse(object metav1.Object) (*Settings, error) {
 
 // Names of the objects of a pool. The StatefulSet has the name of the pool, and so its workers are NAME-0, NAME-1, …
 
-// ObjectName returns the name of the ServiceAccount, the ConfigMap, the NetworkPolicy and the RoleBinding to leat:worker
-// of a pool.
+// ObjectName returns the name of the ServiceAccount, the ConfigMap, the NetworkPolicy and the RoleBinding to
+// leat:worker of a pool.
 func ObjectName(pool string) string { return "leat-pool-" + pool }
 
 // ScalerBinding returns the name of the RoleBinding of a pool to leat:pool-scaler.

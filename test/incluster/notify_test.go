@@ -53,7 +53,7 @@ func testNotify(t *testing.T, s *managed) {
 		}
 	}
 
-	// Events from before the watch are not printed, and nothing says when it has begun.
+	// Events from before the watch are not printed, and its begin cannot be seen.
 	created := 0
 	isWatching := printed(`empty-\d+: Completed: TaskSet completed`)
 	kit.Eventually(t, "the end of an empty set is printed", func(ctx context.Context) error {

@@ -32,8 +32,8 @@ import (
 const fails = `fails() { ! "$@" || { echo "succeeded unexpectedly: $*"; exit 1; }; }
 `
 
-// daysStandalone runs whole days of work, as people type them. A script fails at the first command that does not do what
-// it says.
+// daysStandalone runs whole days of work, as people type them. A script fails at the first command that does not do
+// what it says.
 func daysStandalone(t *testing.T, e *kit.Env) {
 	scripts := kit.Must(filepath.Glob("testdata/days/*.sh"))(t)
 	if len(scripts) != 3 {

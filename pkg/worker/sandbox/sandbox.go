@@ -172,8 +172,9 @@ func (s *Sandbox) Close() error {
 	return errors.Join(errs...)
 }
 
-// Prepare creates the control group and the progress file of an attempt and returns its command. devices are the numbers
-// of the devices that the attempt has of each extended resource. Start removes the group, release removes the file. Any error has a pressure.Reason; after other failures the attempt does without.
+// Prepare creates the control group and the progress file of an attempt and returns its command. devices are the
+// numbers of the devices that the attempt has of each extended resource. Start removes the group, release removes the
+// file. Any error has a pressure.Reason; after other failures the attempt does without.
 func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID, devices map[batch.ResourceName][]int) (process.Command, ProgressFile, error) {
 	logger := klog.FromContext(ctx)
 	name := id.String()
