@@ -157,6 +157,8 @@ func heldSet(set *batch.TaskSet) (reason, message string) {
 		return "Suspended", "The set is suspended, and starts nothing until it is resumed."
 	case c != nil && c.Status == metav1.ConditionTrue:
 		return c.Reason, "Tasks cannot be created: " + c.Message
+	case len(taskstate.WaitsFor(set)) > 0:
+		return batch.TaskSetReasonWaiting, "The set waits for " + strings.Join(taskstate.WaitsFor(set), ", ") + "."
 	case set.Status.StartTime == nil:
 		return batch.TaskSetReasonNotStarted, "No controller has started the set yet: does leat-controller-manager run?"
 	}

@@ -21,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,6 +78,14 @@ type conditionRow struct {
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
 	At      int64  `json:"at"`
+}
+
+// relationRow is a set that the shown one waits for, or one that waits for it.
+type relationRow struct {
+	Relation  string `json:"relation"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	State     string `json:"state"`
 }
 
 type eventRow struct {
@@ -158,8 +167,35 @@ func (v *setView) frame() frame {
 	defer v.mu.Unlock()
 	values["records"], values["exits"], values["noEvents"] = v.records, v.exits, v.noEvents
 	return frame{Values: values, Tables: map[string][]row{
-		"conditions": conditions, "failures": v.failures, "events": v.recorded, "slowest": v.records.slowest,
+		"relations": v.relations(set), "conditions": conditions, "failures": v.failures, "events": v.recorded, "slowest": v.records.slowest,
 	}}
+}
+
+// relations returns the sets that a set depends on, and those that depend on it.
+func (v *setView) relations(set *batch.TaskSet) []row {
+	var rows []row
+	for _, dependency := range set.Spec.DependsOn {
+		relation := "waits for"
+		if dependency.PerIndex {
+			relation = "follows each index of"
+		}
+		if seen := taskstate.DependencyStatus(set, dependency.Name); seen != nil && seen.Met {
+			relation = "has waited for"
+		}
+		state := "does not exist"
+		if other := v.store.set(set.Namespace, dependency.Name); other != nil {
+			state = taskstate.Status(other)
+		}
+		rows = append(rows, row{"to/" + dependency.Name, relationRow{relation, set.Namespace, dependency.Name, state}})
+	}
+	for _, other := range setsIn(v.store.sets.GetStore()) {
+		dependsOnSet := func(d batch.TaskSetDependency) bool { return d.Name == set.Name }
+		if other.Namespace == set.Namespace && slices.ContainsFunc(other.Spec.DependsOn, dependsOnSet) {
+			rows = append(rows, row{"from/" + other.Name, relationRow{"is followed by", other.Namespace, other.Name, taskstate.Status(other)}})
+		}
+	}
+	slices.SortFunc(rows[len(set.Spec.DependsOn):], func(a, b row) int { return strings.Compare(a.Key, b.Key) })
+	return rows
 }
 
 // poll reads failed tasks, Events and records, each time that the set has changed.

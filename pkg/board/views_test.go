@@ -132,7 +132,9 @@ func TestPendingGroupsTasksByReason(t *testing.T) {
 	}
 	suspended := indexedSet(10)
 	suspended.Name, suspended.Spec.Suspend, suspended.CreationTimestamp = "held", new(true), metav1.NewTime(created.Add(time.Hour))
-	b := boardWith(t, suspended,
+	waits := indexedSet(10)
+	waits.Name, waits.Spec.DependsOn, waits.CreationTimestamp = "waits", []batch.TaskSetDependency{{Name: "held"}}, metav1.NewTime(created.Add(2*time.Hour))
+	b := boardWith(t, suspended, waits,
 		unschedulable("a", "s", "no\x1b[31m room", time.Minute), unschedulable("b", "s", "no\x1b[31m room", time.Second), unschedulable("c", "", "no gpu", time.Hour/2),
 		task("d", "default", "", time.Hour/4), task("e", "default", "w", 0))
 	v, _ := newPendingView(b, "", "")
@@ -141,6 +143,7 @@ func TestPendingGroupsTasksByReason(t *testing.T) {
 		{"n", "default", "", "Waiting", "The scheduler has not said why.", 1, created.Add(time.Hour / 4).UnixMilli(), "task/d"},
 		{"n", "default", "", "Unschedulable", "no gpu", 1, created.Add(time.Hour / 2).UnixMilli(), "task/c"},
 		{"n", "", "held", "Suspended", "The set is suspended, and starts nothing until it is resumed.", 10, created.Add(time.Hour).UnixMilli(), "taskset/held"},
+		{"n", "", "waits", "Waiting", "The set waits for held.", 10, created.Add(2 * time.Hour).UnixMilli(), "taskset/waits"},
 	}
 	var got []reasonRow
 	content := v.frame()
@@ -152,6 +155,30 @@ func TestPendingGroupsTasksByReason(t *testing.T) {
 	}
 	if content.Values["waiting"] != 4 {
 		t.Errorf("%v wait", content.Values["waiting"])
+	}
+}
+
+func TestASetHasThoseBeforeAndAfterIt(t *testing.T) {
+	named := func(name string, dependsOn ...batch.TaskSetDependency) *batch.TaskSet {
+		set := indexedSet(10)
+		set.Name, set.Spec.DependsOn = name, dependsOn
+		return set
+	}
+	middle := named("middle", batch.TaskSetDependency{Name: "gone"}, batch.TaskSetDependency{Name: "first", PerIndex: true}, batch.TaskSetDependency{Name: "missing"})
+	middle.Status.Dependencies = []batch.TaskSetDependencyStatus{{Name: "gone", Met: true}}
+	stranger := named("stranger", batch.TaskSetDependency{Name: "middle"})
+	stranger.Namespace = "other"
+	b := boardWith(t, middle, stranger, named("first"), named("z", batch.TaskSetDependency{Name: "middle"}), named("a", batch.TaskSetDependency{Name: "middle"}))
+	want := []relationRow{
+		{"has waited for", "n", "gone", "does not exist"}, {"follows each index of", "n", "first", "Pending"}, {"waits for", "n", "missing", "does not exist"},
+		{"is followed by", "n", "a", "Waiting for middle"}, {"is followed by", "n", "z", "Waiting for middle"},
+	}
+	var got []relationRow
+	for _, row := range newSetView(b, "n", "middle").frame().Tables["relations"] {
+		got = append(got, row.Data.(relationRow))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -110,6 +110,9 @@ func (l *live) createObjects(t *testing.T) {
 until [ -e "$DIR/end" ]; do sleep 0.2; done`, func(set *batch.TaskSet) {
 		set.Spec.QueueName = "night"
 	})
+	l.createSet(t, "cubes", 60, 4, "true", func(set *batch.TaskSet) {
+		set.Spec.DependsOn = []batch.TaskSetDependency{{Name: "squares", Condition: batch.TaskSetDependencyComplete}}
+	})
 	task := kit.NewTask("needs-gpu", "true")
 	task.Spec.Resources.Requests = batch.ResourceList{"nvidia.com/gpu": *batchQuantity(1)}
 	kit.Must(l.client.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
@@ -183,6 +186,8 @@ func (l *live) showsSet(t *testing.T) {
 	b.waitForText(t, "#records-note", "60 attempts")
 	b.waitFor(t, "durations are drawn", `document.querySelectorAll('#durations rect[height]').length > 5`)
 	b.waitFor(t, "the slowest are listed", `document.querySelectorAll('#slowest tbody tr').length === 10`)
+	b.waitForText(t, "#relations", "is followed by")
+	b.waitForText(t, "#relations", "cubes")
 	b.waitForText(t, "#conditions", "FailedIndexes")
 	b.waitForText(t, "#events", "Events")
 

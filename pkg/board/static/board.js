@@ -371,6 +371,11 @@ const conditionColumns = [
   ['Reason and message', 'wrap', r => r.reason + (r.message ? ': ' + r.message : '')],
   ['Since', 'w1 number', r => since(r.at)],
 ];
+const relationColumns = [
+  ['This set', 'w4', r => r.relation],
+  ['Set', '', r => setLink(r.namespace, r.name)],
+  ['State', '', r => r.state],
+];
 const eventColumns = [
   ['Reason', 'w4', r => r.reason],
   ['Note', 'wrap', r => r.note + (r.count > 1 ? ' (' + number(r.count) + ' times)' : '')],
@@ -399,11 +404,12 @@ function showSet() {
   text(byId('command'), set.command);
   showMap();
   showRecords();
-  const failures = rowsOf('failures'), slowest = rowsOf('slowest'), conditions = rowsOf('conditions'), events = rowsOf('events');
+  const failures = rowsOf('failures'), slowest = rowsOf('slowest'), relations = rowsOf('relations'), conditions = rowsOf('conditions'), events = rowsOf('events');
   table('failures', failureColumns, failures.rows, failures.keys, 'Nothing has failed.');
   byId('exits').replaceChildren(...(values.exits || []).map(x => element('li', {}, element('b', {textContent: number(x.count)}), ' × ' + (/^[0-9]/.test(x.exit) ? 'exit code ' : '') + x.exit)));
   text(byId('failures-note'), failures.keys.length && set.failed > failures.keys.length ? 'The latest ' + number(failures.keys.length) + ' that are kept, of ' + number(set.failed) + '.' : '');
   table('slowest', slowColumns, slowest.rows, slowest.keys, 'No records.');
+  table('relations', relationColumns, relations.rows, relations.keys, 'It waits for no set, and no set waits for it.');
   table('conditions', conditionColumns, conditions.rows, conditions.keys, 'None.');
   table('events', eventColumns, events.rows, events.keys, values.noEvents || 'None.');
 }
