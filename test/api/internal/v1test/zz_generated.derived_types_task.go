@@ -229,6 +229,7 @@ const (
 	ResourceCPU    ResourceName = "cpu"
 	ResourceMemory ResourceName = "memory"
 	ResourceTasks  ResourceName = "tasks"
+	ResourceGPU    ResourceName = "nvidia.com/gpu"
 )
 
 type ResourceList map[ResourceName]resource.Quantity

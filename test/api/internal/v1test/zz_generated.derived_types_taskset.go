@@ -353,6 +353,8 @@ const (
 	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"
 	LabelRetryOf                = "batch.leat.dev/retry-of-uid"
 	AnnotationRetryOf           = "batch.leat.dev/retry-of"
+	AnnotationCreatedBy         = "batch.leat.dev/created-by"
+	LabelCreator                = "batch.leat.dev/creator"
 )
 
 const (
