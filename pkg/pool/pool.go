@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package pool describes a pool of workers: a StatefulSet with the label batch.leat.dev/pool, whose annotations have
-// the numbers of workers that it may have and what each of them offers. "leat pool" writes the annotations, and the
-// controller of pools reads them.
+// Package pool describes a pool of workers: a StatefulSet with the label batch.leat.dev/pool, whose annotations set how
+// many workers it may have and what each of them offers. "leat pool" writes the annotations, and the controller of
+// pools reads them.
 package pool
 
 import (
@@ -33,8 +33,8 @@ import (
 
 // Annotations of the StatefulSet of a pool.
 const (
-	// AnnotationMin and AnnotationMax are the least and the largest number of workers. If both are equal, the pool is not
-	// scaled.
+	// AnnotationMin and AnnotationMax are the least and the largest number of workers. If both are equal, the pool always
+	// has that many.
 	AnnotationMin = "batch.leat.dev/pool-min"
 	AnnotationMax = "batch.leat.dev/pool-max"
 	// AnnotationIdleSeconds is how long a worker has had no tasks when it is removed.
@@ -130,6 +130,9 @@ func ObjectName(pool string) string { return "leat-pool-" + pool }
 
 // ScalerBinding returns the name of the RoleBinding of a pool to leat:pool-scaler.
 func ScalerBinding(pool string) string { return "leat-pool-" + pool + "-scaler" }
+
+// WorkerName returns the name of the worker of an ordinal of a pool.
+func WorkerName(pool string, ordinal int) string { return pool + "-" + strconv.Itoa(ordinal) }
 
 // The ConfigMap in the system namespace with what a pool needs to know. The controller manager maintains it.
 const (
