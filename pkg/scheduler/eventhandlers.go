@@ -43,6 +43,7 @@ var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLo
 func (st *state) setTask(obj *batch.Task) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(obj.Namespace)
 	name := toolscache.MetaObjectToName(obj)
 	t := st.tasks[name]
 	if t != nil && t.Object.UID != obj.UID {
@@ -153,6 +154,7 @@ func (st *state) observeEviction(t *task, obj *batch.Task) {
 func (st *state) deleteTask(name toolscache.ObjectName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(name.Namespace)
 	if t := st.tasks[name]; t != nil {
 		t.observeEnd(time.Now())
 		st.drop(t)
@@ -163,6 +165,7 @@ func (st *state) deleteTask(name toolscache.ObjectName) {
 func (st *state) setWorker(obj *batch.Worker) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(obj.Namespace)
 	ns := st.namespace(obj.Namespace)
 	w := ns.workers.AddWorker(obj.Name)
 	w.Object = obj
@@ -175,6 +178,7 @@ func (st *state) setWorker(obj *batch.Worker) {
 func (st *state) deleteWorker(name toolscache.ObjectName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(name.Namespace)
 	ns := st.namespaces[name.Namespace]
 	if ns == nil {
 		return
@@ -189,6 +193,7 @@ func (st *state) deleteWorker(name toolscache.ObjectName) {
 func (st *state) setQueue(obj *batch.TaskQueue) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(obj.Namespace)
 	q := st.namespace(obj.Namespace).queues.Add(obj.Name)
 	if old := q.Object(); old == nil || old.UID != obj.UID || !older(obj, old) {
 		q.SetObject(obj)
@@ -226,6 +231,7 @@ func older(a, b *batch.TaskQueue) bool {
 func (st *state) deleteQueue(name toolscache.ObjectName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.changed(name.Namespace)
 	if q := st.getQueue(name); q != nil {
 		q.SetObject(nil)
 		st.namespaces[name.Namespace].pruneQueue(q)

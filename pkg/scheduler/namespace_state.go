@@ -61,6 +61,7 @@ func newNamespaceState(st *state, name string) *namespaceState {
 	if st.strategy == Pack {
 		score = workerresources.MostAllocated
 	}
+	score = lowestOrdinal(score)
 	ns := &namespaceState{
 		state: st, name: name,
 		workers:      cache.New(score, tainttoleration.HasPreferNoSchedule),
@@ -76,6 +77,17 @@ func newNamespaceState(st *state, name string) *namespaceState {
 		OnActive:        ns.activate,
 	})
 	return ns
+}
+
+// lowestOrdinal returns a score that is that of other for workers outside of pools. The workers of pools come after
+// them, and those with the lowest ordinals first: a pool is scaled in from the highest.
+func lowestOrdinal(other func(*framework.WorkerInfo) float64) func(*framework.WorkerInfo) float64 {
+	return func(w *framework.WorkerInfo) float64 {
+		if w.PoolRank > 0 {
+			return float64(w.PoolRank)
+		}
+		return other(w)
+	}
 }
 
 // activate makes state.next visit the namespace.

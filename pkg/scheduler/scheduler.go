@@ -284,6 +284,7 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	default:
 		logger.Error(err, "Failed to bind task; will retry", "task", klog.KObj(p.obj), "worker", p.target.Name)
 		if isServerFailure(err) {
+			s.state.bindingUncertain(p, time.Now())
 			signal(s.serverFailing)
 		}
 	}

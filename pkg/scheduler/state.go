@@ -70,6 +70,8 @@ type state struct {
 	metrics  *metrics
 	// retry is called in its own goroutine when the delay of a task is over.
 	retry func()
+	// changed is called with mu held when something in a namespace changes.
+	changed func(namespace string)
 
 	mu         sync.Mutex
 	tasks      map[toolscache.ObjectName]*task
@@ -124,7 +126,7 @@ type placement struct {
 
 func newState(strategy ScoringStrategy, retry func()) *state {
 	return &state{
-		strategy: strategy, filters: plugins.NewFilters(), metrics: newMetrics(), retry: retry,
+		strategy: strategy, filters: plugins.NewFilters(), metrics: newMetrics(), retry: retry, changed: func(string) {},
 		tasks: map[toolscache.ObjectName]*task{}, namespaces: map[string]*namespaceState{},
 	}
 }
@@ -134,6 +136,9 @@ func (st *state) markSynced() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.synced = true
+	for name := range st.namespaces {
+		st.changed(name)
+	}
 }
 
 // next assumes the first pending task that fits a worker on that worker and returns the placement. The caller sends the
@@ -169,6 +174,7 @@ func (st *state) bindingFailed(p placement, stale bool) {
 	if t.state != taskAssumed {
 		return // the informer has delivered a newer state
 	}
+	st.changed(p.obj.Namespace)
 	t.failures++
 	unchanged := t.Object.ResourceVersion == p.obj.ResourceVersion
 	if stale && unchanged {
@@ -207,6 +213,7 @@ func (st *state) delayOver(t *task, ended *delay) {
 	if t.delay != ended {
 		return
 	}
+	st.changed(t.Object.Namespace)
 	if t.state == taskUnconfirmed {
 		// The informer has delivered no reason, so the task itself cannot be bound: let others go first.
 		t.backoffEnd = time.Now().Add(backoff(t.failures))

@@ -20,6 +20,7 @@ package cache
 
 import (
 	"maps"
+	"time"
 
 	"k8s.io/utils/third_party/forked/golang/btree"
 
@@ -37,6 +38,11 @@ type Worker struct {
 	// position there.
 	prefetching bool
 	load        float64
+
+	// IdleSince is when the last task was removed from the worker, or when the worker was added.
+	IdleSince time.Time
+	// UncertainUntil is until when a binding to the worker may arrive at the server whose outcome is not known.
+	UncertainUntil time.Time
 }
 
 // Score returns the score of the worker when it was updated last. Lower is better.
@@ -92,7 +98,7 @@ func (c *Cache) Worker(name string) *Worker { return c.workers[name] }
 func (c *Cache) AddWorker(name string) *Worker {
 	w := c.workers[name]
 	if w == nil {
-		w = &Worker{WorkerInfo: framework.WorkerInfo{Name: name, Used: framework.Resources{}}}
+		w = &Worker{WorkerInfo: framework.WorkerInfo{Name: name, Used: framework.Resources{}}, IdleSince: time.Now()}
 		c.workers[name] = w
 	}
 	return w
@@ -116,6 +122,9 @@ func (c *Cache) AddTask(t *framework.TaskInfo, w *Worker) {
 // RemoveTask undoes AddTask.
 func (c *Cache) RemoveTask(t *framework.TaskInfo, w *Worker) {
 	w.RemoveTask(t)
+	if w.Tasks == 0 {
+		w.IdleSince = time.Now()
+	}
 	c.update(w)
 }
 

@@ -120,10 +120,16 @@ type WorkerState struct {
 	Features      []batch.WorkerFeature
 	PrefetchLimit int64
 	Allocatable   Resources
+	// PoolRank is 1 plus the ordinal of a worker of a pool, and 0 for any other worker.
+	PoolRank int64
 }
 
 // NewWorkerState returns the WorkerState of a worker.
 func NewWorkerState(obj *batch.Worker) WorkerState {
+	rank := int64(0)
+	if ordinal, ok := PoolOrdinal(obj); ok {
+		rank = 1 + int64(ordinal)
+	}
 	return WorkerState{
 		Registered:    true,
 		Ready:         meta.IsStatusConditionTrue(obj.Status.Conditions, batch.WorkerReady) && obj.Status.Incarnation != "",
@@ -135,6 +141,7 @@ func NewWorkerState(obj *batch.Worker) WorkerState {
 		Features:      obj.Status.WorkerInfo.Features,
 		PrefetchLimit: int64(obj.Status.PrefetchLimit),
 		Allocatable:   NewResources(obj.Status.Allocatable),
+		PoolRank:      rank,
 	}
 }
 
