@@ -175,7 +175,7 @@ func TestSharpVerbsAreHeldByFew(t *testing.T) {
 		{"update", "tasksets/status", []string{controller}},
 		{"update", "workers/status", []string{controller}},
 		{"patch", "workers/status", nil},
-		{"create", "workers", []string{admin}},
+		{"create", "workers", []string{admin, controller}},
 		{"register", "workers", []string{"ClusterRole/leat:worker"}},
 		{"create", "workerleases", nil},
 		{"update", "workerleases", nil},
@@ -199,6 +199,10 @@ func TestSharpVerbsAreHeldByFew(t *testing.T) {
 		{"create", "apiservices", []string{"ClusterRole/leat:apiservice"}},
 		{"update", "apiservices", nil},
 		{"list", "configmaps", nil},
+		{"list", "statefulsets", []string{controller}},
+		{"patch", "statefulsets", nil},
+		{"patch", "statefulsets/scale", []string{"ClusterRole/leat:pool-scaler"}},
+		{"update", "statefulsets/scale", nil},
 	} {
 		if got := read.holders(test.verb, test.resource); !slices.Equal(got, test.want) {
 			t.Errorf("%s %s is granted by %v, want %v", test.verb, test.resource, got, test.want)

@@ -40,8 +40,8 @@ func newCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "leat-controller-manager",
 		Short: "Run the controllers and the scheduler of Leat",
-		Long: `Run the TaskSet controller, the scheduler, which binds tasks to workers, and the worker lifecycle controller, which evicts tasks
-from lost workers and deletes finished tasks when their time to live is over.
+		Long: `Run the TaskSet controller, the scheduler, which binds tasks to workers, the worker lifecycle controller, which evicts tasks
+from lost workers and deletes finished tasks when their time to live is over, and the controller of pools, which scales workers.
 
 The replicas elect a leader with a lease in the cluster; the others wait. The required permissions are in
 config/base/rbac/controller-manager.yaml. In a pod, the cluster is found without flags. Elsewhere, set --kubeconfig.`,

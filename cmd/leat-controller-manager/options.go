@@ -51,6 +51,7 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/fence"
 	"github.com/leat-dev/leat/pkg/controller/info"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
+	"github.com/leat-dev/leat/pkg/controller/pools"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/pool"
 	"github.com/leat-dev/leat/pkg/scheduler"
@@ -68,6 +69,7 @@ type options struct {
 	concurrentTaskSets int
 	schedulingStrategy string
 	sweepInterval      time.Duration
+	poolTarget         time.Duration
 	garbage            collector.Options
 
 	leaderElect                               bool
@@ -89,6 +91,7 @@ func newOptions() *options {
 		concurrentTaskSets: 8,
 		schedulingStrategy: string(scheduler.Spread),
 		sweepInterval:      namespace.DefaultInterval,
+		poolTarget:         pools.DefaultTarget,
 		garbage:            collector.Defaults(200, "128Mi"), // The caches outweigh what a sync allocates.
 		leaderElect:        true,
 		leaseNamespace:     batch.SystemNamespace,
@@ -110,8 +113,9 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f.StringVar(&o.server, "leat-server", o.server, "Address of leat-apiserver, like https://leat-apiserver.leat-system.svc, to connect to it directly, with the credentials for the cluster and the certificate authority of its APIService (default: connect through the cluster's API server, which then carries all watches)")
 	f = sets.FlagSet("controllers")
 	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are reconciled at a time. A larger number reacts faster when many task sets are active, and uses more CPU and connections")
-	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "How to choose among the workers that have room for a task: spread chooses the least allocated worker; pack chooses the most allocated one, so that other workers become empty")
+	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "How to choose among the workers that have room for a task: spread chooses the least allocated worker; pack chooses the most allocated one, so that other workers become empty. The workers of pools come after all others, the lowest ordinals first")
 	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two sweeps, which delete objects of Leat whose namespace does not exist")
+	f.DurationVar(&o.poolTarget, "pool-target", o.poolTarget, "How long the remaining tasks of a set should take, once the median of their durations is known: pools get no more workers than that needs")
 	f = sets.FlagSet("certificates")
 	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of namespace "+batch.SystemNamespace+", which must exist. Every replica does this")
 	f = sets.FlagSet("registration")
@@ -145,6 +149,9 @@ func (o *options) validate() []error {
 	}
 	if o.sweepInterval <= 0 {
 		errs = append(errs, fmt.Errorf("--namespace-sweep-interval %s: must be more than 0", o.sweepInterval))
+	}
+	if o.poolTarget < time.Second {
+		errs = append(errs, fmt.Errorf("--pool-target %s: must be 1s or more", o.poolTarget))
 	}
 	if o.registerService != "" {
 		if _, err := apiservice.ParseService(o.registerService); err != nil {
@@ -211,12 +218,14 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	scheduling := scheduler.New(client,
+		scheduler.WithScoringStrategy(scheduler.ScoringStrategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry))
 	if err := errors.Join(
 		controller.AddToManager(mgr, controller.Options{
 			Config: guarded, ConcurrentTaskSets: o.concurrentTaskSets, Events: true, NamespaceSweepInterval: o.sweepInterval,
+			Scheduler: scheduling, PoolTarget: o.poolTarget,
 		}),
-		controller.AddRunnable(mgr, scheduler.New(client,
-			scheduler.WithScoringStrategy(scheduler.ScoringStrategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
+		controller.AddRunnable(mgr, scheduling.Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("leat-apiserver", reachable(client.Discovery())),
 		o.addRegistration(mgr, guarded),

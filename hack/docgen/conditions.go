@@ -70,6 +70,13 @@ var otherReasons = []struct {
 		{"Ready", "True: the queue starts tasks."},
 		{"Stopped", "False: `stopPolicy` is `Hold` or `HoldAndDrain`."},
 	}},
+	{"Events of the StatefulSet of a pool", []reason{
+		{"ScaledPool", "The number of workers has changed."},
+		{"InvalidPool", "The label or an annotation is wrong. The StatefulSet is not touched."},
+		{"ScalingForbidden", "The RoleBinding to `leat:pool-scaler` is missing."},
+		{"ScaledByAnother", "Another field manager owns the replicas. The message has the command that ends that."},
+		{"WorkersNotRegistered", "Workers have not registered for two minutes: see the pods."},
+	}},
 	{"Events of a set, besides the reasons of its conditions", []reason{
 		{"Completed", "The set has succeeded."},
 		{"StatusTooLarge", "The status cannot be stored."},

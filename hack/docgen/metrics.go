@@ -73,6 +73,7 @@ stored, so a crash counts nothing twice; what a process did not live to count is
 | ` + "`reason`" + ` of finished tasks, sets, evictions | those of [conditions and reasons](conditions.md); others are ` + "`Other`" + ` |
 | ` + "`reason`" + ` of deletions by the lifecycle controller | ` + "`TimeToLive`" + `, ` + "`WorkerLost`" + ` (the worker that had to end the task is gone), ` + "`DeletionInterrupted`" + ` (a deletion had begun and did not end) |
 | ` + "`result`" + ` | ` + "`succeeded`" + `, ` + "`failed`" + `; of scheduling: ` + "`scheduled`" + `, ` + "`unschedulable`" + `, ` + "`error`" + ` |
+| ` + "`state`" + ` of pools | ` + "`scaled`" + `, ` + "`invalid`" + `, ` + "`forbidden`" + `, ` + "`foreign`" + `: see [Pools](../concepts/pools.md) |
 | ` + "`state`" + ` of workers | ` + "`ready`" + `, ` + "`not_ready`" + ` (draining, stopped), ` + "`unreachable`" + ` |
 | ` + "`transition`" + ` | ` + "`lost`" + `, ` + "`returned`" + `, ` + "`removed`" + ` |
 `

@@ -36,6 +36,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
@@ -55,6 +56,7 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/controller/lifecycle"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
+	"github.com/leat-dev/leat/pkg/controller/pools"
 	"github.com/leat-dev/leat/pkg/controller/taskset"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
@@ -87,6 +89,10 @@ type Options struct {
 	// NamespaceSweepInterval is the time between two sweeps for objects whose namespace does not exist in the cluster
 	// of the manager's configuration. Zero disables the sweeps, for servers that have no namespace objects.
 	NamespaceSweepInterval time.Duration
+	// Scheduler is the scheduler of this process. If it is set, pools are scaled. The server of Config must serve apps/v1.
+	Scheduler pools.Scheduler
+	// PoolTarget is how long the tasks of a set should take on the workers that pools add for it.
+	PoolTarget time.Duration
 }
 
 // NewManager returns a manager for the controllers, with their scheme, caches that keep only the fields they read, and
@@ -140,6 +146,7 @@ func AddToManager(mgr manager.Manager, options Options) error {
 		addTaskSets(mgr, client, options),
 		AddRunnable(mgr, lifecycle.New(client, lifecycle.Options{}).Run),
 		addSweeper(mgr, config, options.NamespaceSweepInterval),
+		addPools(mgr, config, client, options),
 	)
 }
 
@@ -162,6 +169,29 @@ func addSweeper(mgr manager.Manager, config *rest.Config, interval time.Duration
 		return err
 	}
 	return AddRunnable(mgr, namespace.New(cluster, objects, interval).Run)
+}
+
+// addPools adds the controller of pools, unless there is no scheduler.
+func addPools(mgr manager.Manager, config *rest.Config, leat versioned.Interface, options Options) error {
+	if options.Scheduler == nil {
+		return nil
+	}
+	cluster, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	objects, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	return AddRunnable(mgr, pools.New(pools.Options{
+		Client: leat, Cluster: cluster, StatefulSets: objects, Scheduler: options.Scheduler, Target: options.PoolTarget,
+		TaskSet: func(ctx context.Context, name cache.ObjectName) (*batch.TaskSet, error) {
+			set := &batch.TaskSet{}
+			return set, mgr.GetCache().Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: name.Name}, set)
+		},
+		Recorder: mgr.GetEventRecorder("leat.dev/pool-controller"),
+	}).Run)
 }
 
 // addTaskSets adds the TaskSet controller.

@@ -31,6 +31,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/client/request"
+	"github.com/leat-dev/leat/pkg/pool"
 )
 
 const (
@@ -92,7 +93,9 @@ func (c *Controller) markLost(ctx context.Context, worker *batch.Worker, seen ob
 		return client.IgnoreNotFound(err)
 	}
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
-	if worker.Spec.Unschedulable || worker.Spec.Denied || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
+	// A pool has cordoned the worker to remove it. If the pool is gone, nobody else deletes it.
+	cordoned := worker.Spec.Unschedulable && worker.Annotations[pool.AnnotationCordoned] == ""
+	if cordoned || worker.Spec.Denied || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
 		return nil
 	}
 	klog.FromContext(ctx).Info("Deleting worker that has been lost for too long", "worker", name)

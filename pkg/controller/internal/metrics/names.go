@@ -39,6 +39,11 @@ const (
 	LifecycleWorkerTransitionsTotal   = "leat_lifecycle_worker_transitions_total"
 	LifecycleLeaseListDurationSeconds = "leat_lifecycle_lease_list_duration_seconds"
 
+	// Metrics of the controller of pools.
+	PoolWorkers       = "leat_pool_workers"
+	Pools             = "leat_pools"
+	PoolScalingsTotal = "leat_pool_scalings_total"
+
 	// Metrics of the namespace sweeper.
 	NamespaceSweepsTotal         = "leat_namespace_sweeps_total"
 	NamespaceOrphansDeletedTotal = "leat_namespace_orphans_deleted_total"
@@ -61,6 +66,9 @@ var Names = []string{
 	Workers,
 	LifecycleWorkerTransitionsTotal,
 	LifecycleLeaseListDurationSeconds,
+	PoolWorkers,
+	Pools,
+	PoolScalingsTotal,
 	NamespaceSweepsTotal,
 	NamespaceOrphansDeletedTotal,
 }
