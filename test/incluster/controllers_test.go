@@ -62,16 +62,27 @@ func testControllers(t *testing.T, e *kit.Env) {
 	}
 	manager := e.StartManager(t, "one", "--namespace-sweep-interval="+sweepInterval.String(), "--metrics-bind-address=127.0.0.1:"+strconv.Itoa(port))
 	pendingFiles := serveMetrics(t, s)
+	kit.Eventually(t, "the controller manager serves its metrics", func(context.Context) error {
+		_, err := s.unfinished("default")
+		return err
+	})
 	together(t, "Together",
 		subtest{"NamespaceDeletion", func(t *testing.T) { testNamespaceDeletion(t, s) }},
 		subtest{"NamespaceSweep", func(t *testing.T) { testNamespaceSweep(t, s) }},
 		subtest{"TaskSetAutoscaling", func(t *testing.T) { testTaskSetAutoscaling(t, s, pendingFiles) }},
 		subtest{"WorkerAutoscaling", func(t *testing.T) { testWorkerAutoscaling(t, s) }},
 		subtest{"Notify", func(t *testing.T) { testNotify(t, s) }},
+		subtest{"PoolWork", func(t *testing.T) { testPoolWork(t, s) }},
+		subtest{"PoolRollout", func(t *testing.T) { testPoolRollout(t, s) }},
+		subtest{"PoolNode", func(t *testing.T) { testPoolNode(t, s) }},
+		subtest{"PoolForeign", func(t *testing.T) { testPoolForeign(t, s) }},
+		subtest{"PoolAttacks", func(t *testing.T) { testPoolAttacks(t, s) }},
+		subtest{"PoolRights", func(t *testing.T) { testPoolRights(t, s) }},
 		subtest{"Helm", func(t *testing.T) { testHelm(t, s) }},
 		subtest{"HostEtcd", func(t *testing.T) { testHostEtcd(t, s) }},
 		subtest{"Jobs", func(t *testing.T) { testJobs(t, s) }},
 	)
+	t.Run("PoolManagerKilled", func(t *testing.T) { testPoolManagerKilled(t, s, manager) })
 	t.Run("Killed", func(t *testing.T) { testOutage(t, s, outage{e.Server.Kill, e.Server.Restart}) })
 	t.Run("Hanging", func(t *testing.T) {
 		testOutage(t, s, outage{
