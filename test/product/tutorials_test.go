@@ -61,15 +61,13 @@ func newClone(t *testing.T) *clone {
 	dir := kit.Must(os.MkdirTemp("", "leat-docs-"))(t)
 	t.Cleanup(func() { kit.Check(t, os.RemoveAll(dir)) })
 	c := &clone{dir: filepath.Join(dir, "clone"), home: filepath.Join(dir, "home")}
-	for _, name := range []string{filepath.Join(c.dir, "bin"), filepath.Join(c.dir, "config"), filepath.Join(dir, "path"), c.home} {
+	for _, name := range []string{filepath.Join(c.dir, "bin"), filepath.Join(c.dir, "config"), c.home} {
 		kit.Check(t, os.MkdirAll(name, 0o700))
 	}
 	for _, name := range []string{"Makefile", "artifacts"} {
 		kit.Check(t, os.Symlink(filepath.Join(root, name), filepath.Join(c.dir, name)))
 	}
 	kit.Check(t, os.Symlink(kit.Program(t, "leat"), filepath.Join(c.dir, "bin", "leat")))
-	// docker does nothing: no image is built, and no node would run it.
-	kit.Check(t, os.WriteFile(filepath.Join(dir, "path", "docker"), []byte("#!/bin/sh\nexit 0\n"), 0o700))
 	// The commands must not see the configuration of the user or of the make that runs the test.
 	own := regexp.MustCompile(`^(XDG_.*|KUBECONFIG|HOME|PATH|UP|MAKE.*|MFLAGS)=`)
 	for _, variable := range os.Environ() {
@@ -78,7 +76,7 @@ func newClone(t *testing.T) *clone {
 		}
 	}
 	c.variables = append(c.variables, "HOME="+c.home, "GO=true", // nothing is built
-		"PATH="+strings.Join([]string{filepath.Join(dir, "path"), filepath.Join(root, "bin", "host"), os.Getenv("PATH")}, string(os.PathListSeparator)))
+		"PATH="+filepath.Join(root, "bin", "host")+string(os.PathListSeparator)+os.Getenv("PATH"))
 	return c
 }
 
@@ -188,8 +186,8 @@ func TestClusterTutorial(t *testing.T) {
 	e := kit.AggregatedOn(t, cp)
 	manager := e.StartManager(t, "one")
 	c := newClone(t)
-	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig, "IMAGE=registry.example.com/leat:v0.1.0")
-	c.shadowDefault(t)
+	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig)
+	c.makeRelease(t)
 	config := kit.Must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
 	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
@@ -198,7 +196,7 @@ func TestClusterTutorial(t *testing.T) {
 	go pretendReady(ctx, admin)
 
 	joined := strings.Join(blocks, "\n")
-	for _, want := range []string{"docker push", "kubectl apply -k leat", "leat pool create", "kubectl delete -k leat"} {
+	for _, want := range []string{"kubectl apply -f install.yaml", "leat pool create", "kubectl delete -f install.yaml"} {
 		if !strings.Contains(joined, want) {
 			t.Errorf("the tutorial has no %q", want)
 		}
@@ -221,7 +219,7 @@ func TestClusterTutorial(t *testing.T) {
 			}
 			started = true
 		}
-		if strings.Contains(block, "kubectl delete -k leat") {
+		if strings.Contains(block, "kubectl delete -f install.yaml") {
 			kit.Check(t, manager.Stop()) // as its pods end with the installation
 		}
 		out := c.run(t, block)
@@ -234,8 +232,9 @@ func TestClusterTutorial(t *testing.T) {
 	}
 }
 
-// shadowDefault replaces config/default in the clone by an overlay that keeps the Service on the server of the test.
-func (c *clone) shadowDefault(t *testing.T) {
+// makeRelease writes the files of a release that the tutorial uses. The manifests keep the Service on the server of the
+// test.
+func (c *clone) makeRelease(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(kit.Must(filepath.EvalSymlinks(c.dir))(t), "config", "default")
 	kit.Check(t, os.MkdirAll(dir, 0o700))
@@ -247,6 +246,7 @@ patches:
   patch: |
     - {op: replace, path: /spec, value: {type: ExternalName, externalName: localhost}}
 `, base), 0o600))
+	c.run(t, "kubectl kustomize config/default >install.yaml; tar -chzf leat-v0.1.0-linux-amd64.tar.gz -C bin leat")
 }
 
 // pretendReady reports all pods as ready until ctx is done.
