@@ -21,6 +21,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,15 +47,17 @@ import (
 // listOptions are the flags of "list".
 type listOptions struct {
 	*factory
-	allNamespaces, failed, mine bool
-	limit                       int
-	print                       *genericclioptions.PrintFlags
+	allNamespaces, failed, mine, watching bool
+	limit                                 int
+	print                                 *genericclioptions.PrintFlags
 }
 
 const listLong = `List sets and tasks without a set, the newest first.
 
 PROGRESS is how many indexes have succeeded, and how many have failed. LEFT is how long the rest takes at the average rate so far. The
-tasks of sets are not listed: "kubectl get tasks" has them.`
+tasks of sets are not listed: "kubectl get tasks" has them.
+
+--watch then prints a row each time that the state, the progress or the queue of one changes, until Ctrl-C.`
 
 func (f *factory) newListCommand() *cobra.Command {
 	o := &listOptions{factory: f, print: genericclioptions.NewPrintFlags("").WithTypeSetter(scheme.Scheme)}
@@ -63,6 +67,7 @@ func (f *factory) newListCommand() *cobra.Command {
 		Long:  listLong,
 		Example: `  leat list
   leat list --mine
+  leat list --mine --watch
   leat list --failed --limit 10
   leat ls --all-namespaces -o name`,
 		Args: noArgs,
@@ -72,6 +77,7 @@ func (f *factory) newListCommand() *cobra.Command {
 	flags.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Of all namespaces")
 	flags.BoolVar(&o.mine, "mine", false, "Only those that you have created, by your user name on the server")
 	flags.BoolVar(&o.failed, "failed", false, "Only those that have failed, and sets with indexes that have")
+	flags.BoolVarP(&o.watching, "watch", "w", false, "After the table, print rows that change")
 	flags.IntVar(&o.limit, "limit", 0, "How many to list, at most; 0 for all")
 	o.print.AddFlags(command)
 	output := flags.Lookup("output")
@@ -95,6 +101,9 @@ func (o *listOptions) run(ctx context.Context) error {
 	format := ptr.Deref(o.print.OutputFormat, "")
 	wide := format == "wide"
 	formatted := format != "" && !wide
+	if o.watching && (formatted || o.limit > 0) {
+		return usageErrorf("--watch prints a table without a limit: leave out --limit and -o %s", cmp.Or(format, "FORMAT"))
+	}
 	var printer printers.ResourcePrinter
 	if formatted {
 		var err error
@@ -134,10 +143,20 @@ func (o *listOptions) run(ctx context.Context) error {
 		return printListed(printer, all, format == "name", o.streams.Out)
 	case len(all) == 0:
 		o.printNothing(s, creator)
-		return nil
+		if !o.watching {
+			return nil
+		}
 	}
-	o.printTable(all, wide)
-	return nil
+	table := o.newListTable(wide)
+	for _, l := range all {
+		table.row(l)
+	}
+	if err := table.out.Flush(); err != nil || !o.watching {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	return o.watch(ctx, s, namespace, creator, all, table)
 }
 
 // userName returns the name of the user on the server.
@@ -188,56 +207,44 @@ func printListed(printer printers.ResourcePrinter, all []listed, oneByOne bool, 
 	return printer.PrintObj(list, out)
 }
 
-func (o *listOptions) printTable(all []listed, wide bool) {
-	w := printers.GetNewTabWriter(o.streams.Out)
-	defer func() { _ = w.Flush() }()
-	first := "NAME"
-	if o.allNamespaces {
-		first = "NAMESPACE\tNAME"
-	}
-	last := ""
-	if wide {
-		last = "\tCREATOR"
-	}
-	fmt.Fprintln(w, first+"\tSTATE\tPROGRESS\tLEFT\tQUEUE\tAGE"+last)
-	for _, l := range all {
-		name := ref{l.kind, l.meta.Name}.String()
-		if o.allNamespaces {
-			name = l.meta.Namespace + "\t" + name
-		}
-		if wide {
-			last = "\t" + sanitize.Line(cmp.Or(l.meta.Annotations[batch.AnnotationCreatedBy], "-"))
-		}
-		fmt.Fprintln(w, name+"\t"+strings.Join(l.columns, "\t")+last)
-	}
-}
-
 // listed returns the sets, and the tasks without one, of a namespace or of all, and of a creator unless it is empty.
 func (s *session) listed(ctx context.Context, namespace, creator string, now time.Time) ([]listed, error) {
 	var all []listed
-	setsOf, tasksOf := "", "!"+batch.LabelControllerUID
-	if creator != "" {
-		setsOf = batch.LabelCreator + "=" + batch.CreatorLabel(creator)
-		tasksOf += "," + setsOf
+	add := func(object runtime.Object) error {
+		all = append(all, listedObject(object, now))
+		return nil
 	}
+	setsOf, tasksOf := selectors(creator)
 	sets := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return s.api.TaskSets(namespace).List(ctx, options)
 	})
-	err := sets.EachListItem(ctx, metav1.ListOptions{LabelSelector: setsOf}, func(object runtime.Object) error {
-		all = append(all, listedSet(object.(*batch.TaskSet), now))
-		return nil
-	})
-	if err != nil {
+	if err := sets.EachListItem(ctx, metav1.ListOptions{LabelSelector: setsOf}, add); err != nil {
 		return nil, err
 	}
 	tasks := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return s.api.Tasks(namespace).List(ctx, options)
 	})
-	err = tasks.EachListItem(ctx, metav1.ListOptions{LabelSelector: tasksOf}, func(object runtime.Object) error {
-		all = append(all, listedTask(object.(*batch.Task), now))
-		return nil
-	})
+	err := tasks.EachListItem(ctx, metav1.ListOptions{LabelSelector: tasksOf}, add)
 	return all, err
+}
+
+// selectors returns the label selectors of the sets, and of the tasks without one, of a creator, or of all if it is
+// empty.
+func selectors(creator string) (sets, tasks string) {
+	tasks = "!" + batch.LabelControllerUID
+	if creator != "" {
+		sets = batch.LabelCreator + "=" + batch.CreatorLabel(creator)
+		tasks += "," + sets
+	}
+	return sets, tasks
+}
+
+// listedObject returns a set or a task as it is listed.
+func listedObject(object runtime.Object, now time.Time) listed {
+	if set, ok := object.(*batch.TaskSet); ok {
+		return listedSet(set, now)
+	}
+	return listedTask(object.(*batch.Task), now)
 }
 
 func listedSet(set *batch.TaskSet, now time.Time) listed {

@@ -158,6 +158,7 @@ taskset/e-new   Pending   0/?        -      default   12m   -
 		{name: "a bad format", args: "-o widest", errOut: "widest", code: exitUsage},
 		{name: "nothing", args: "-n empty", errOut: "No sets or tasks in namespace empty. leat run creates one; --all-namespaces lists those of others.\n"},
 		{name: "nothing that has failed", args: "-n empty --failed", errOut: "No failed sets or tasks in namespace empty.\n"},
+		{name: "a watch with a format", args: "--watch -o name", errOut: "--watch prints a table without a limit: leave out --limit and -o name", code: exitUsage},
 		{name: "a bad limit", args: "--limit -1", errOut: "--limit -1: write how many, or 0 for all", code: exitUsage},
 		{name: "a name", args: "x", errOut: "x", code: exitUsage},
 	} {

@@ -649,7 +649,7 @@ func TestProblemsOfPods(t *testing.T) {
 func TestExplainOfPools(t *testing.T) {
 	settings := pool.Settings{Max: 4, Worker: pool.Worker{Allocatable: batch.ResourceList{"tasks": resource.MustParse("8"), "cpu": resource.MustParse("2")}}}
 	newState := func(replicas int32, change func(p *poolState)) *poolState {
-		p := &poolState{settings: &settings, set: &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "render"}, Spec: appsv1.StatefulSetSpec{Replicas: &replicas}}}
+		p := &poolState{settings: &settings, set: &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "film", Name: "render"}, Spec: appsv1.StatefulSetSpec{Replicas: &replicas}}}
 		change(p)
 		return p
 	}
@@ -669,7 +669,8 @@ func TestExplainOfPools(t *testing.T) {
 		"coming, blocked": {newState(3, func(p *poolState) { p.ready, p.coming, p.problem = 1, 2, "exceeded quota" }), cpu("1"), "coming up: 1 of 3 workers ready: exceeded quota"},
 		"full":            {newState(4, func(p *poolState) { p.ready = 4 }), cpu("1"), "at its maximum: 4 of 4 workers ready of at most 4; leat pool update render --max N raises it"},
 		"some":            {newState(2, func(p *poolState) { p.ready = 2 }), cpu("1"), "2 of 2 workers ready, of at most 4"},
-		"paused":          {newState(1, func(p *poolState) { p.ready, p.scaledBy = 1, "keda" }), cpu("1"), "paused: 1 of 1 worker ready, and keda scales it in the place of leat-controller-manager"},
+		"paused": {newState(1, func(p *poolState) { p.ready, p.scaledBy = 1, "keda" }), cpu("1"), "paused: 1 of 1 worker ready, and keda scales it in the place of leat-controller-manager; to end that: " +
+			"kubectl annotate statefulset --namespace=film render --overwrite batch.leat.dev/pool-resume-at=0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := test.state.explain(test.task, "leat"); got != test.want {

@@ -77,6 +77,7 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 		{"each line of a file", (*cliSuite).eachLine},
 		{"wait for several names", (*cliSuite).waitsForSeveral},
 		{"wait for milestones", (*cliSuite).waitsForMilestones},
+		{"list what changes", (*cliSuite).listsChanges},
 		{"run shows why nothing starts", (*cliSuite).showsWhyNothingStarts},
 		{"an ignored signal stays ignored", (*cliSuite).ignoresHangup},
 		{"unread standard input", (*cliSuite).unreadInput},
@@ -269,6 +270,30 @@ func (s *cliSuite) waitsForSeveral(t *testing.T) {
 	s.leat(t, "wait", "good", "good-set", "good").expect(t, 0, "^$", `(?s)task/good has succeeded.*taskset/good-set is complete|taskset/good-set is complete.*task/good has succeeded`)
 	s.leat(t, "wait", "good", "bad").expect(t, 1, "^$", `(?s)task/bad has failed in .*: exit code 7.*2 done|1/2 done, 1 failed`)
 	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
+}
+
+func (s *cliSuite) listsChanges(t *testing.T) {
+	command := s.command(t, "list", "--watch")
+	var out buffer
+	command.Stdout, command.Stderr = &out, &out
+	kit.Check(t, command.Start())
+	expect := func(pattern string) {
+		t.Helper()
+		line := regexp.MustCompile("(?m)^" + pattern)
+		kit.Eventually(t, "a line is like "+pattern, func(context.Context) error {
+			if text := out.String(); !line.MatchString(text) {
+				return fmt.Errorf("the output is:\n%s", text)
+			}
+			return nil
+		})
+	}
+	expect("NAME +STATE +PROGRESS")
+	s.leat(t, "run", "--name=watched", "--wait", "--", "sh", "-c", "exit 3").expect(t, 3, "", "")
+	expect("task/watched +Failed, exit 3 ")
+	s.leat(t, "delete", "watched").expect(t, 0, "", "")
+	expect("task/watched +Deleted ")
+	kit.Check(t, command.Process.Signal(os.Interrupt))
+	kit.Check(t, command.Wait())
 }
 
 func (s *cliSuite) waitsForMilestones(t *testing.T) {
