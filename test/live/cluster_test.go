@@ -107,6 +107,7 @@ func TestCluster(t *testing.T) {
 		t.Run("Upgrade", func(t *testing.T) { c.testUpgrade(t, pool) })
 		t.Run("Restore", func(t *testing.T) { c.testRestore(t, pool) })
 	}
+	t.Run("PoolFromZero", func(t *testing.T) { c.testPoolFromZero(t) })
 	t.Run("Job", func(t *testing.T) { c.testJob(t) })
 	t.Run("OutsideWorker", func(t *testing.T) { c.testOutsideWorker(t) })
 	if t.Failed() {

@@ -69,7 +69,9 @@ spec: {template: {spec: {containers: [{name: worker, resources: {requests: {cpu:
 			}
 		}
 	})
-	kit.Must(batch.TaskSets(namespace).Create(t.Context(), newSet("many", 300), metav1.CreateOptions{}))(t)
+	many := newSet("many", 300)
+	many.Spec.Parallelism = new(int32(24)) // all slots: a pool uses its first workers first
+	kit.Must(batch.TaskSets(namespace).Create(t.Context(), many, metav1.CreateOptions{}))(t)
 	c.complete(t, namespace, "many", 300)
 	events.Stop()
 	watching.Wait()
