@@ -22,6 +22,7 @@ image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
 # Files of a release: hack/release. IMAGE without a tag, such as registry.example.com/leat, is where the image will be;
 # PUSH=true pushes it there. PLATFORMS is a list such as linux/amd64,darwin/arm64.
 .PHONY: release
+release: VERSION := v0.1.0
 release: ## Write the files of a release into dist/. VERSION, IMAGE (a repository), PUSH=true, PLATFORMS
 	rm -rf dist
 	cd hack/release && $(GO) run . --version='$(VERSION)' $(if $(filter command line environment,$(origin IMAGE)),--image='$(IMAGE)') \

@@ -105,6 +105,19 @@ spec: {template: {spec: {containers: [{name: worker, resources: {requests: {cpu:
 	})
 	t.Logf("no pod of a pool is left %s after the last command", time.Since(set.Status.CompletionTime.Time).Round(time.Second))
 	c.leat(t, namespace, "pool", "delete", "burst", "in-pool")
+
+	// Pods that never start: the person who waits is told why.
+	c.leat(t, namespace, "pool", "create", "broken", "--image=localhost/there-is-no-such-image:1", "--cpu=50m", "--memory=64Mi", "--max=1")
+	c.leat(t, namespace, "run", "--pool=broken", "--name=waits", "--", "true")
+	for _, args := range [][]string{{"explain", "waits"}, {"pool", "list"}} {
+		kit.Eventually(t, "leat "+args[0]+" names the image", func(context.Context) error {
+			if out := c.leat(t, namespace, args...); !strings.Contains(out, "Err") && !strings.Contains(out, "ImagePullBackOff") {
+				return fmt.Errorf("it prints %s", out)
+			}
+			return nil
+		})
+	}
+	c.leat(t, namespace, "pool", "delete", "broken")
 }
 
 // startedAt returns when the container of a pod started.
