@@ -4,6 +4,7 @@
 #   LEAT_IMAGE       image of Leat that the nodes can pull
 #   LEAT_ETCD_IMAGE  image of etcd (default: that of config/default)
 #   LEAT_VOLUMES     directory for volumes on the only node, if the cluster has no default StorageClass
+#   LEAT_E2E_ARGS    flags of the tests, like -job-completions=10000
 #   LEAT_CLUSTER     without KUBECONFIG: program that starts a cluster on this machine, with the commands "up", "image",
 #                    "load" and "down"
 set -euo pipefail
@@ -31,4 +32,5 @@ if [ -z "${KUBECONFIG:-}" ]; then
     /usr/local/bin/etcdctl=bin/host/etcdctl /usr/local/bin/etcdutl=bin/host/etcdutl
   "$LEAT_CLUSTER" load "$images/leat.tar" "$images/etcd.tar"
 fi
-go test -tags cluster -count=1 -timeout 30m -v ./test/live
+# shellcheck disable=SC2086 # several arguments
+go test -tags cluster -count=1 -timeout 30m -v ./test/live ${LEAT_E2E_ARGS:+-args $LEAT_E2E_ARGS}
