@@ -39,8 +39,6 @@ import (
 )
 
 const (
-	// poolFieldManager is the field manager of what "leat pool" applies.
-	poolFieldManager = "leat"
 	// maxPoolName is the maximum length of the name of a pool: the cluster labels pods with the name of their StatefulSet
 	// and eleven characters more, and a label has 63.
 	maxPoolName = 52

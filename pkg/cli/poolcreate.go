@@ -132,7 +132,7 @@ func (o *poolCreateOptions) run(ctx context.Context, flags *pflag.FlagSet, name 
 	if err := o.requireRights(ctx, c, s.namespace, "create a pool", rightsToApply()); err != nil {
 		return err
 	}
-	options := metav1.ApplyOptions{FieldManager: poolFieldManager, Force: o.overrideManagers}
+	options := metav1.ApplyOptions{FieldManager: pool.CreatorFieldManager, Force: o.overrideManagers}
 	if o.dryRun == "server" {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
@@ -334,7 +334,7 @@ func (c *cluster) releaseReplicas(ctx context.Context, set, live *unstructured.U
 // appliedReplicas reports whether "leat pool" owns the replicas by an apply.
 func appliedReplicas(live metav1.Object) bool {
 	for _, entry := range live.GetManagedFields() {
-		if entry.Manager != poolFieldManager || entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" || entry.FieldsV1 == nil {
+		if entry.Manager != pool.CreatorFieldManager || entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" || entry.FieldsV1 == nil {
 			continue
 		}
 		var fields struct {
@@ -437,7 +437,7 @@ func (f *factory) updatePools(ctx context.Context, flags *pflag.FlagSet, p *pool
 			return err
 		}
 		config.info = info
-		result, err := f.applyPool(ctx, c, config, metav1.ApplyOptions{FieldManager: poolFieldManager, Force: p.overrideManagers})
+		result, err := f.applyPool(ctx, c, config, metav1.ApplyOptions{FieldManager: pool.CreatorFieldManager, Force: p.overrideManagers})
 		if err != nil {
 			return err
 		}
@@ -527,7 +527,7 @@ func isStale(set *appsv1.StatefulSet, info map[string]string) bool {
 // pool that was not applied by this command.
 func configOf(set *appsv1.StatefulSet) (*poolConfig, error) {
 	appliedHere := slices.ContainsFunc(set.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
-		return entry.Manager == poolFieldManager && entry.Operation == metav1.ManagedFieldsOperationApply
+		return entry.Manager == pool.CreatorFieldManager && entry.Operation == metav1.ManagedFieldsOperationApply
 	})
 	if !appliedHere {
 		by := "another tool"

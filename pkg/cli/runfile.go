@@ -38,14 +38,12 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/convert"
+	"github.com/leat-dev/leat/pkg/pool"
 )
 
 // fileFlags are the flags of "run" that can stand beside -f. All others describe a command.
 var fileFlags = []string{"filename", "max", "owner", "name", "queue", "priority", "pool", "hold", "dry-run", "output",
 	"template", "allow-missing-template-keys", "show-managed-fields", "wait", "logs", "max-log-requests"}
-
-// fieldManager is the field manager of the objects of a pool.
-const fieldManager = "leat"
 
 // runFile creates the task or the set in a file. For a Job, or the Job of a CronJob, it creates the pool too, unless it
 // exists, and runs the entrypoint if the container has no command.
@@ -242,7 +240,7 @@ func (o *runOptions) ensurePool(ctx context.Context, s *session, p *convert.Pool
 	if err := unstructured.SetNestedField(workers.Object, int64(0), "spec", "replicas"); err != nil {
 		return err
 	}
-	if _, err := sets.Create(ctx, workers, metav1.CreateOptions{FieldManager: fieldManager, DryRun: dryRun}); err != nil {
+	if _, err := sets.Create(ctx, workers, metav1.CreateOptions{FieldManager: pool.CreatorFieldManager, DryRun: dryRun}); err != nil {
 		return fmt.Errorf("creating pool %s: %w", name, err)
 	}
 	note := ""
@@ -269,7 +267,7 @@ func (o *runOptions) applyOwned(ctx context.Context, client dynamic.Interface, o
 	case live.GetLabels()[batch.LabelPool] != name:
 		return fmt.Errorf("%s exists and has no label %s=%s: delete it, or give the Job another name", what, batch.LabelPool, name)
 	}
-	if _, err := objects.Apply(ctx, content.GetName(), content, metav1.ApplyOptions{FieldManager: fieldManager, Force: true, DryRun: dryRun}); err != nil {
+	if _, err := objects.Apply(ctx, content.GetName(), content, metav1.ApplyOptions{FieldManager: pool.CreatorFieldManager, Force: true, DryRun: dryRun}); err != nil {
 		return fmt.Errorf("creating %s of pool %s: %w", what, name, err)
 	}
 	return nil
@@ -285,7 +283,7 @@ func (o *runOptions) comparePool(ctx context.Context, sets dynamic.ResourceInter
 	other := workers.DeepCopy()
 	other.SetName("")
 	other.SetGenerateName(name + "-")
-	wanted, err := sets.Create(ctx, other, metav1.CreateOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
+	wanted, err := sets.Create(ctx, other, metav1.CreateOptions{FieldManager: pool.CreatorFieldManager, DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
 		return fmt.Errorf("comparing pool %s with the Job: %w", name, err)
 	}

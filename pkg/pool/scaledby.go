@@ -34,6 +34,8 @@ const (
 	AnnotationCordoned = "batch.leat.dev/pool-cordoned"
 	// FieldManager is the field manager with which the controller of pools applies spec.replicas.
 	FieldManager = "leat-pools"
+	// CreatorFieldManager is the field manager with which leat applies the objects of a pool, with its first replicas.
+	CreatorFieldManager = "leat"
 )
 
 const (
@@ -46,7 +48,8 @@ const (
 
 // ScaledBy returns the field manager that scales the StatefulSet of a pool instead of the controller of pools, and
 // whether there is one. These are all that own spec.replicas through the subresource scale, like an autoscaler or
-// "kubectl scale", or by server-side apply. The creator of the StatefulSet, who owns the default, is none.
+// "kubectl scale", or by server-side apply. The creator of the StatefulSet, who owns the default, is none, and so is leat,
+// which applies the least number of workers.
 //
 // The API server does not record the manager of an update to zero replicas, and of updates after that: the manager is
 // "unknown" if nobody owns spec.replicas and the spec has changed since it was created. The controller of pools applies
@@ -62,7 +65,7 @@ func ScaledBy(object metav1.Object) (manager string, foreign bool) {
 			continue
 		}
 		owned = true
-		if entry.Manager != FieldManager && entry.Manager != beforeFirstApply &&
+		if entry.Manager != FieldManager && entry.Manager != CreatorFieldManager && entry.Manager != beforeFirstApply &&
 			(entry.Operation == metav1.ManagedFieldsOperationApply || entry.Subresource == scaleSubresource) {
 			return entry.Manager, true
 		}

@@ -45,6 +45,7 @@ func TestScaledBy(t *testing.T) {
 	}{
 		"created without an owner":        {generation: 1},
 		"the creator owns the default":    {entries: []metav1.ManagedFieldsEntry{creator}, generation: 3},
+		"created by leat":                 {entries: []metav1.ManagedFieldsEntry{claim("leat", "", apply)}, generation: 1},
 		"the controller":                  {entries: []metav1.ManagedFieldsEntry{ours, creator}, generation: 3, claimed: true},
 		"before the controller":           {entries: []metav1.ManagedFieldsEntry{ours, claim("before-first-apply", "scale", update)}, generation: 3, claimed: true},
 		"an autoscaler":                   {entries: []metav1.ManagedFieldsEntry{autoscaler}, generation: 3, want: "kube-controller-manager"},

@@ -116,7 +116,7 @@ func (c *installation) testArchive(t *testing.T, namespace string) {
 // leat runs leat as the user of the tests.
 func (c *installation) leat(t testing.TB, namespace string, args ...string) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), append(args, "--as="+testUser, "--namespace="+namespace)...)
+	command := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), append([]string{"--as=" + testUser, "--namespace=" + namespace}, args...)...)
 	out, err := command.CombinedOutput()
 	if err != nil {
 		t.Errorf("leat %s: %v: %s", strings.Join(args, " "), err, out)
