@@ -229,8 +229,13 @@ func testKubectlExamples(t *testing.T, e *kit.Env) {
 	root, err := host.RepositoryRoot()
 	kit.Check(t, err)
 	dir := filepath.Join(root, "artifacts", "examples")
-	k.expectOutput("task.batch.leat.dev/hello created\ntaskqueue.batch.leat.dev/nightly created\ntaskset.batch.leat.dev/squares created", "apply -f "+dir)
-	k.expectOutput("task.batch.leat.dev/hello unchanged\ntaskqueue.batch.leat.dev/nightly unchanged\ntaskset.batch.leat.dev/squares unchanged", "apply -f "+dir)
+	all := []string{
+		"taskset.batch.leat.dev/split", "taskset.batch.leat.dev/transcode", "taskset.batch.leat.dev/join",
+		"taskset.batch.leat.dev/subtitles", "taskset.batch.leat.dev/thumbnails", "taskset.batch.leat.dev/publish",
+		"task.batch.leat.dev/hello", "taskqueue.batch.leat.dev/nightly", "taskset.batch.leat.dev/squares",
+	}
+	k.expectOutput(strings.Join(all, " created\n")+" created", "apply -f "+dir)
+	k.expectOutput(strings.Join(all, " unchanged\n")+" unchanged", "apply -f "+dir)
 	k.expectOutput("Indexed 100 5", "get tks squares -o", "jsonpath={.spec.completionMode} {.spec.completions} {.spec.parallelism}")
 	k.run("delete -f " + dir)
 	kit.Eventually(t, "the examples are deleted", func(context.Context) error { // the tasks of the set are deleted after it
