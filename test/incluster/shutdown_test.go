@@ -44,8 +44,8 @@ func testShutdown(t *testing.T, e *kit.Env) {
 	events := kit.Must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
 	defer events.Stop()
 
-	kit.Check(t, replica.Server.Signal(syscall.SIGTERM))
 	start := time.Now()
+	kit.Check(t, replica.Server.Signal(syscall.SIGTERM))
 	kit.Eventually(t, "readyz fails because of the shutdown", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
 	kit.Must(tasks.Create(ctx, kit.NewTask("late"), metav1.CreateOptions{}))(t)
 	if got := kit.Do(t, alice, http.MethodGet, tasksPath(namespace), ""); got.Code != http.StatusOK {

@@ -299,13 +299,13 @@ func (s *cliSuite) listsChanges(t *testing.T) {
 func (s *cliSuite) waitsForMilestones(t *testing.T) {
 	gate := filepath.Join(t.TempDir(), "open")
 	const script = `[ $TASK_INDEX != 0 ] || exit 3; while ! [ -e "$0" ]; do sleep 0.05; done`
-	s.leat(t, "run", "--name=steps", "--array=4", "--", "sh", "-c", script, gate).expect(t, 0, "", "")
-	s.leat(t, "wait", "steps", "--for=start").expect(t, 0, "^$", `taskset/steps has started\n$`)
-	s.leat(t, "wait", "steps", "--for=failure").expect(t, 1, "^$", `taskset/steps goes on: 1 of its tasks failed. Why: leat explain taskset/steps\n$`)
-	s.leat(t, "wait", "steps", "--for=25%").expect(t, 0, "^$", `taskset/steps goes on: 1 of 4 have ended, 1 failed\n$`)
+	s.leat(t, "run", "--name=milestones", "--array=4", "--", "sh", "-c", script, gate).expect(t, 0, "", "")
+	s.leat(t, "wait", "milestones", "--for=start").expect(t, 0, "^$", `taskset/milestones has started\n$`)
+	s.leat(t, "wait", "milestones", "--for=failure").expect(t, 1, "^$", `taskset/milestones goes on: 1 of its tasks failed. Why: leat explain taskset/milestones\n$`)
+	s.leat(t, "wait", "milestones", "--for=25%").expect(t, 0, "^$", `taskset/milestones goes on: 1 of 4 have ended, 1 failed\n$`)
 	kit.Check(t, os.WriteFile(gate, nil, 0o600))
-	s.leat(t, "wait", "steps", "--for=end").expect(t, 1, "^$", `taskset/steps has failed: 3 of 4 succeeded`)
-	s.leat(t, "wait", "steps", "--for=start").expect(t, 1, "^$", `taskset/steps has failed: 3 of 4 succeeded`)
+	s.leat(t, "wait", "milestones", "--for=end").expect(t, 1, "^$", `taskset/milestones has failed: 3 of 4 succeeded`)
+	s.leat(t, "wait", "milestones", "--for=start").expect(t, 1, "^$", `taskset/milestones has failed: 3 of 4 succeeded`)
 }
 
 func (s *cliSuite) showsWhyNothingStarts(t *testing.T) {

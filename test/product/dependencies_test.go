@@ -218,10 +218,10 @@ func (s *cliSuite) runsAfterOthers(t *testing.T) {
 	touch(t, mark)
 	s.leat(t, "wait", "use", "each").expect(t, 0, "", "is complete")
 
-	s.leat(t, "run", "--name=one", "--after=two", "--", "true").expect(t, 0, "created", "two does not exist yet")
-	s.leat(t, "run", "--name=two", "--after=one", "--", "true").expect(t, 0, "created", "^$")
-	s.leat(t, "explain", "two").expect(t, 0, `these sets wait for each other, and none can start: taskset/two waits for taskset/one waits for taskset/two\. Delete one`, "^$")
-	s.leat(t, "delete", "one", "two").expect(t, 0, "deleted", "^$")
+	s.leat(t, "run", "--name=egg", "--after=hen", "--", "true").expect(t, 0, "created", "hen does not exist yet")
+	s.leat(t, "run", "--name=hen", "--after=egg", "--", "true").expect(t, 0, "created", "^$")
+	s.leat(t, "explain", "hen").expect(t, 0, `these sets wait for each other, and none can start: taskset/hen waits for taskset/egg waits for taskset/hen\. Delete one`, "^$")
+	s.leat(t, "delete", "egg", "hen").expect(t, 0, "deleted", "^$")
 
 	s.leat(t, "run", "--name=breaks", "--array=2", "--", "sh", "-c", `[ $TASK_INDEX = 0 ] || [ -e `+mark+`2 ]`).expect(t, 0, "created", "^$")
 	s.leat(t, "run", "--name=needs", "--after=breaks", "--wait", "--", "true").expect(t, 1, "created", `has failed`)

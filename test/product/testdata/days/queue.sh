@@ -33,8 +33,8 @@ fails leat wait archive 2>errors
 grep -q '90 of 100 succeeded' errors
 
 # Something that no worker has explains itself, and can be taken back.
-leat run --queue people --name huge --memory 100Ti -- true
-leat explain huge | tee why
+leat run --queue people --name enormous --memory 100Ti -- true
+leat explain enormous | tee why
 grep -q 'memory' why
-leat cancel huge
+leat cancel enormous
 kubectl delete taskqueues bulk people
