@@ -17,10 +17,12 @@ limitations under the License.
 package state
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -119,5 +121,35 @@ func TestTransitions(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestDeletionsThatAreRequestedAgain(t *testing.T) {
+	start := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	task := func(name string, change func(*TrackedTask)) *TrackedTask {
+		t := &TrackedTask{UID: types.UID(name), Name: name, state: Terminating}
+		change(t)
+		return t
+	}
+	s := &TaskSet{tasks: map[types.UID]*TrackedTask{}, terminating: 4}
+	for _, t := range []*TrackedTask{
+		task("requested-and-not-observed", func(t *TrackedTask) { t.deletionRequested, t.deletionRequestedAt = true, start }),
+		task("observed-without-a-worker", func(t *TrackedTask) { t.deletionTimestamp = true }),
+		task("observed-with-a-worker", func(t *TrackedTask) { t.deletionTimestamp, t.bound = true, true }),
+		task("not-in-deletion", func(t *TrackedTask) { t.state = Waiting }),
+	} {
+		s.tasks[t.UID] = t
+	}
+	if tasks, checkAt := s.UnconfirmedDeletions(start, time.Second); len(tasks) > 0 || !checkAt.Equal(start.Add(time.Second)) {
+		t.Errorf("at first: got %d tasks and the next check at %s, want none, and a check after a second", len(tasks), checkAt)
+	}
+	tasks, _ := s.UnconfirmedDeletions(start.Add(time.Second), time.Second)
+	var names []string
+	for _, task := range tasks {
+		names = append(names, task.Name)
+	}
+	slices.Sort(names)
+	if want := []string{"observed-without-a-worker", "requested-and-not-observed"}; !slices.Equal(names, want) {
+		t.Errorf("after a second: got %q, want %q", names, want)
 	}
 }
