@@ -48,8 +48,8 @@ const (
 
 // ScaledBy returns the field manager that scales the StatefulSet of a pool instead of the controller of pools, and
 // whether there is one. These are all that own spec.replicas through the subresource scale, like an autoscaler or
-// "kubectl scale", or by server-side apply. The creator of the StatefulSet, who owns the default, is none, and so is leat,
-// which applies the least number of workers.
+// "kubectl scale", or by server-side apply. The creator of the StatefulSet, who owns the default, is none, and so is
+// leat, which applies the least number of workers.
 //
 // The API server does not record the manager of an update to zero replicas, and of updates after that: the manager is
 // "unknown" if nobody owns spec.replicas and the spec has changed since it was created. The controller of pools applies

@@ -57,8 +57,8 @@ spec:
         resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 256Mi}}
 `
 
-// testPoolFromZero: pools without workers get some when tasks wait, and have none afterwards. It logs how long that took,
-// and the rate of a Job as pods and in a pool.
+// testPoolFromZero: pools without workers get some when tasks wait, and have none afterwards. It logs how long that
+// took, and the rate of a Job as pods and in a pool.
 func (c *installation) testPoolFromZero(t *testing.T) {
 	namespace := c.namespace(t, "zero")
 	file := func(name, content string) string {
@@ -106,7 +106,7 @@ spec: {template: {spec: {containers: [{name: worker, resources: {requests: {cpu:
 	t.Logf("no pod of a pool is left %s after the last command", time.Since(set.Status.CompletionTime.Time).Round(time.Second))
 	c.leat(t, namespace, "pool", "delete", "burst", "in-pool")
 
-	// Pods that never start: the person who waits is told why.
+	// Pods that never start: explain and list name the reason.
 	c.leat(t, namespace, "pool", "create", "broken", "--image=localhost/there-is-no-such-image:1", "--cpu=50m", "--memory=64Mi", "--max=1")
 	c.leat(t, namespace, "run", "--pool=broken", "--name=waits", "--", "true")
 	for _, args := range [][]string{{"explain", "waits"}, {"pool", "list"}} {

@@ -228,9 +228,9 @@ func (s *TaskSet) TasksToDelete(n int) (tasks []*TrackedTask, more bool) {
 	return s.toDelete[:n], n < len(s.toDelete)
 }
 
-// UnconfirmedDeletions returns the unfinished tasks whose deletion was requested or observed at least that long ago, and
-// that should be gone: those that no event has shown as being deleted, and those without a worker. The former may be
-// gone without an event: the informer does not see a task that is created and deleted between two of its lists. The
+// UnconfirmedDeletions returns the unfinished tasks whose deletion was requested or observed at least that long ago,
+// and that should be gone: those that no event has shown as being deleted, and those without a worker. The former may
+// be gone without an event: the informer does not see a task that is created and deleted between two of its lists. The
 // latter remain if the server was killed between its two writes, which mark a task and delete it. The deletion must be
 // requested again, which shows whether the task exists. checkAt is when to call it again, zero if no deletion is
 // unconfirmed.
