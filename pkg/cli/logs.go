@@ -484,6 +484,7 @@ type setLogs struct {
 	mu     sync.Mutex
 	seen   map[types.UID]int32 // the last run that was started to be shown, by task
 	shown  []indexes.Range     // with shown output, in any order; without those of chunks
+	silent []indexes.Range     // those of shown that have printed nothing
 	chunks map[types.UID]*shownChunk
 	// missedTasks counts the indexes of tasks that were deleted before they were read, missedRuns the runs of tasks that
 	// ended before the next one was seen.
@@ -808,13 +809,16 @@ func (l *setLogs) markShown(task *batch.Task, printed []indexes.Range, read bool
 		chunk.shown, chunk.printed = true, indexes.Union(chunk.printed, printed)
 	default:
 		l.shown = append(l.shown, selected...)
+		if len(printed) == 0 {
+			l.silent = append(l.silent, selected...)
+		}
 	}
 }
 
-// allShown returns the indexes whose output was read, and those of them in tasks with several indexes that have printed
-// nothing: while such a task runs, the worker may send the output of indexes that have ended to the archive.
+// allShown returns the indexes whose output was read, and those of them that have printed nothing: the worker may send
+// the output of indexes that have ended to the archive before it is read.
 func (l *setLogs) allShown() (shown, silent []indexes.Range) {
-	shown = l.shown
+	shown, silent = l.shown, l.silent
 	var printed []indexes.Range
 	for _, chunk := range l.chunks {
 		if chunk.shown {
