@@ -179,7 +179,7 @@ func (v *setView) relations(set *batch.TaskSet) []row {
 		if dependency.PerIndex {
 			relation = "follows each index of"
 		}
-		if seen := taskstate.DependencyStatus(set, dependency.Name); seen != nil && seen.Met {
+		if seen := set.Status.Dependency(dependency.Name); seen != nil && seen.Met {
 			relation = "has waited for"
 		}
 		state := "does not exist"

@@ -204,7 +204,7 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 func (s *session) replaceDependencies(ctx context.Context, program string, set, retry *batch.TaskSet) error {
 	var dependsOn []batch.TaskSetDependency
 	for _, dependency := range set.Spec.DependsOn {
-		seen := taskstate.DependencyStatus(set, dependency.Name)
+		seen := set.Status.Dependency(dependency.Name)
 		other, err := s.api.TaskSets(s.namespace).Get(ctx, dependency.Name, metav1.GetOptions{})
 		if err != nil && !objectNotFound(err) {
 			return err

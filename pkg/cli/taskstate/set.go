@@ -150,21 +150,11 @@ func Numbers(set *batch.TaskSet) *batch.IndexNumbers {
 func UnmetDependencies(set *batch.TaskSet) []batch.TaskSetDependency {
 	var unmet []batch.TaskSetDependency
 	for _, dependency := range set.Spec.DependsOn {
-		if seen := DependencyStatus(set, dependency.Name); seen == nil || !seen.Met {
+		if seen := set.Status.Dependency(dependency.Name); seen == nil || !seen.Met {
 			unmet = append(unmet, dependency)
 		}
 	}
 	return unmet
-}
-
-// DependencyStatus returns what the status of a set has of one that it depends on, nil if it has nothing.
-func DependencyStatus(set *batch.TaskSet, name string) *batch.TaskSetDependencyStatus {
-	for i := range set.Status.Dependencies {
-		if set.Status.Dependencies[i].Name == name {
-			return &set.Status.Dependencies[i]
-		}
-	}
-	return nil
 }
 
 // WaitsFor returns the names of the sets that a set waits for. A set that has started waits for none.

@@ -69,7 +69,7 @@ func (s *syncContext) syncDependencies(ctx context.Context, status *batch.TaskSe
 	var waiting, different []string
 	var followed []followedSet
 	for _, dependency := range s.set.Spec.DependsOn {
-		seen := state.DependencyStatus(status, dependency.Name)
+		seen := status.Dependency(dependency.Name)
 		if seen != nil && seen.Met {
 			continue
 		}

@@ -50,22 +50,12 @@ func (s *Store) IsWaitedFor(set *batch.TaskSet) bool {
 		if dependent.DeletionTimestamp != nil {
 			continue
 		}
-		seen := DependencyStatus(&dependent.Status, set.Name)
+		seen := dependent.Status.Dependency(set.Name)
 		if seen == nil || seen.UID == set.UID && !seen.Met {
 			return true
 		}
 	}
 	return false
-}
-
-// DependencyStatus returns the entry of a name in status.dependencies, nil if there is none.
-func DependencyStatus(status *batch.TaskSetStatus, name string) *batch.TaskSetDependencyStatus {
-	for i := range status.Dependencies {
-		if status.Dependencies[i].Name == name {
-			return &status.Dependencies[i]
-		}
-	}
-	return nil
 }
 
 // dependencies returns the names of the sets that a set depends on, with whether it does per index. A finished set
