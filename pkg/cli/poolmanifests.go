@@ -58,13 +58,7 @@ const (
 
 	// poolContainer is the container of the worker, which patches can name.
 	poolContainer = "worker"
-	programDir    = "/opt/leat"
-	accessDir     = "/etc/leat"
-	poolStateDir  = "/var/lib/leat-worker"
 	poolHome      = "/home/leat"
-
-	// workerAudience is the audience of the tokens that leat-apiserver accepts from worker pods.
-	workerAudience = "workers.batch.leat.dev"
 )
 
 // poolConfig describes a pool and the objects that it consists of.
@@ -118,7 +112,7 @@ func (p *poolConfig) objects(replicas *int32) ([]poolObject, error) {
 	worker := p.roleBinding(account.Name, pool.WorkerRole, rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Name: account.Name, Namespace: p.namespace})
 	// The controller manager scales pools only in namespaces that permit it.
 	scaler := p.roleBinding(pool.ScalerBinding(p.name), pool.ScalerRole, rbacv1.Subject{
-		Kind: rbacv1.ServiceAccountKind, Name: "leat-controller-manager", Namespace: batch.SystemNamespace,
+		Kind: rbacv1.ServiceAccountKind, Name: pool.ControllerAccount, Namespace: batch.SystemNamespace,
 	})
 	var all []poolObject
 	for _, object := range []struct {
@@ -235,7 +229,7 @@ func (p *poolConfig) statefulSet(replicas *int32) (*appsv1.StatefulSet, error) {
 				ObjectMeta: metav1.ObjectMeta{
 					Labels: podLabels,
 					// The cluster autoscaler must not remove a node because a worker could run elsewhere: its tasks would start again.
-					Annotations: map[string]string{"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+					Annotations: map[string]string{pool.SafeToEvict: "false"},
 				},
 				Spec: p.podSpec(),
 			},
@@ -279,13 +273,13 @@ func (p *poolConfig) podSpec() corev1.PodSpec {
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 		InitContainers: []corev1.Container{{
-			Name: "install", Image: p.info[pool.InfoImage], Command: []string{"/leat-worker", "install", programDir},
+			Name: "install", Image: p.info[pool.InfoImage], Command: []string{"/leat-worker", "install", pool.ProgramDir},
 			Resources:       corev1.ResourceRequirements{Requests: install, Limits: install},
 			SecurityContext: container,
-			VolumeMounts:    []corev1.VolumeMount{{Name: "program", MountPath: programDir}},
+			VolumeMounts:    []corev1.VolumeMount{{Name: "program", MountPath: pool.ProgramDir}},
 		}},
 		Containers: []corev1.Container{{
-			Name: poolContainer, Image: p.image, Command: []string{programDir + "/leat-worker"}, Args: p.args(),
+			Name: poolContainer, Image: p.image, Command: []string{pool.ProgramDir + "/leat-worker"}, Args: p.args(),
 			WorkingDir: poolHome,
 			Env: []corev1.EnvVar{
 				// The worker has the name of the pod, and serves output on its address.
@@ -299,19 +293,15 @@ func (p *poolConfig) podSpec() corev1.PodSpec {
 			Resources:       corev1.ResourceRequirements{Requests: amounts, Limits: amounts},
 			SecurityContext: container,
 			VolumeMounts: []corev1.VolumeMount{
-				{Name: "program", MountPath: programDir, ReadOnly: true},
-				{Name: "access", MountPath: accessDir, ReadOnly: true},
-				{Name: "state", MountPath: poolStateDir},
+				{Name: "program", MountPath: pool.ProgramDir, ReadOnly: true},
+				{Name: "access", MountPath: pool.AccessDir, ReadOnly: true},
+				{Name: "state", MountPath: pool.StateDir},
 				{Name: "home", MountPath: poolHome},
 			},
 		}},
 		Volumes: []corev1.Volume{
 			volume("program", "200Mi"), volume("state", "2Gi"), volume("home", ""),
-			{Name: "access", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-				{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: pool.ObjectName(p.name)}}},
-				// Valid for leat-apiserver only, for an hour, and while the pod exists.
-				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: workerAudience, ExpirationSeconds: ptr.To[int64](3600)}},
-			}}}},
+			{Name: "access", VolumeSource: pool.AccessVolume(pool.ObjectName(p.name))},
 		},
 	}
 }
@@ -333,7 +323,7 @@ func (p *poolConfig) args() []string {
 		taints = append(taints, formatTaint(taint))
 	}
 	args := []string{
-		"--kubeconfig=" + accessDir + "/kubeconfig", "--namespace=$(POD_NAMESPACE)", "--pool=" + p.name,
+		"--kubeconfig=" + pool.AccessDir + "/kubeconfig", "--namespace=$(POD_NAMESPACE)", "--pool=" + p.name,
 		"--tasks=" + strconv.FormatInt(tasks.Value(), 10), "--capacity=" + strings.Join(capacity, ","),
 	}
 	if len(labels) > 0 {
@@ -342,8 +332,8 @@ func (p *poolConfig) args() []string {
 	if len(taints) > 0 {
 		args = append(args, "--taints="+strings.Join(taints, ","))
 	}
-	return append(args, "--state-dir="+poolStateDir, drainTimeoutArg(poolGracePeriod),
-		"--client-ca-file="+accessDir+"/client-ca.crt", "--log-port="+strconv.Itoa(poolLogPort), "--metrics-bind-address=:"+strconv.Itoa(poolMetricsPort))
+	return append(args, "--state-dir="+pool.StateDir, drainTimeoutArg(poolGracePeriod),
+		"--client-ca-file="+pool.AccessDir+"/client-ca.crt", "--log-port="+strconv.Itoa(poolLogPort), "--metrics-bind-address=:"+strconv.Itoa(poolMetricsPort))
 }
 
 // drainTimeoutArg returns the argument for how long commands may take to end in a pod with the grace period. The rest

@@ -33,13 +33,6 @@ import (
 	"github.com/leat-dev/leat/pkg/pool"
 )
 
-const (
-	// controllerAccount is the service account of the controller manager, which scales pools.
-	controllerAccount = "leat-controller-manager"
-	// safeToEvict is the annotation with which the cluster autoscaler leaves a pod on its node.
-	safeToEvict = "cluster-autoscaler.kubernetes.io/safe-to-evict"
-)
-
 // Pool is the pool of a Job.
 type Pool struct {
 	// Workers are the workers. It has no replicas: the controller of pools sets them.
@@ -66,11 +59,11 @@ func (c *jobConverter) pool() Pool {
 		metadata.Labels = map[string]string{}
 	}
 	metadata.Labels[batch.LabelPool] = name
-	if _, ok := metadata.Annotations[safeToEvict]; !ok {
+	if _, ok := metadata.Annotations[pool.SafeToEvict]; !ok {
 		if metadata.Annotations == nil {
 			metadata.Annotations = map[string]string{}
 		}
-		metadata.Annotations[safeToEvict] = "false"
+		metadata.Annotations[pool.SafeToEvict] = "false"
 	}
 	template.ObjectMeta = metadata
 	const tasks = 1 // as a pod of a Job runs one command
@@ -120,7 +113,7 @@ func (c *jobConverter) pool() Pool {
 			},
 		},
 		WorkerBinding: binding(pool.ObjectName(name), pool.WorkerRole, o.Namespace, account),
-		ScalerBinding: binding(pool.ScalerBinding(name), pool.ScalerRole, batch.SystemNamespace, controllerAccount),
+		ScalerBinding: binding(pool.ScalerBinding(name), pool.ScalerRole, batch.SystemNamespace, pool.ControllerAccount),
 	}
 	p.Workers.Annotations = annotations
 	return p

@@ -30,18 +30,10 @@ import (
 	"github.com/leat-dev/leat/pkg/pool"
 )
 
-// Directories of the worker in its container: the program, what it needs to connect to the API, and its state.
-const (
-	programDir = "/opt/leat"
-	accessDir  = "/etc/leat"
-	stateDir   = "/var/lib/leat-worker"
-)
-
-var workerDirs = []string{programDir, accessDir, stateDir}
+// workerDirs are the directories that a Job must leave to the worker.
+var workerDirs = []string{pool.ProgramDir, pool.AccessDir, pool.StateDir}
 
 const (
-	// tokenAudience is what the token of a worker is valid for: leat-apiserver only.
-	tokenAudience = "workers.batch.leat.dev"
 	// stopTime is what a worker needs to stop commands in addition to their grace period, and evictTime what it needs then
 	// to return tasks that have not ended.
 	stopTime  = 5 * time.Second
@@ -74,11 +66,11 @@ func injectWorker(template *corev1.PodTemplateSpec, container int, o workerOptio
 		grace = min(time.Duration(min(max(*seconds, 0), int64(maxGrace/time.Second)))*time.Second, maxGrace)
 	}
 	drain := grace + stopTime
-	to.Command = []string{programDir + "/leat-worker"}
+	to.Command = []string{pool.ProgramDir + "/leat-worker"}
 	to.Args = []string{
-		"--kubeconfig=" + accessDir + "/kubeconfig",
-		"--client-ca-file=" + accessDir + "/client-ca.crt",
-		"--state-dir=" + stateDir,
+		"--kubeconfig=" + pool.AccessDir + "/kubeconfig",
+		"--client-ca-file=" + pool.AccessDir + "/client-ca.crt",
+		"--state-dir=" + pool.StateDir,
 		"--name=$(LEAT_POD_NAME)",
 		"--log-address=$(LEAT_POD_IP)",
 		"--pool=" + o.Pool,
@@ -99,12 +91,9 @@ func injectWorker(template *corev1.PodTemplateSpec, container int, o workerOptio
 		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: source})
 		return corev1.VolumeMount{Name: name, MountPath: path, ReadOnly: readOnly}
 	}
-	program := mount("leat-program", programDir, true, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
-	access := mount("leat-access", accessDir, true, corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: o.Access}}},
-		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: tokenAudience, ExpirationSeconds: new(int64(3600))}},
-	}}})
-	state := mount("leat-state", stateDir, false, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+	program := mount("leat-program", pool.ProgramDir, true, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+	access := mount("leat-access", pool.AccessDir, true, pool.AccessVolume(o.Access))
+	state := mount("leat-state", pool.StateDir, false, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
 	to.VolumeMounts = append(to.VolumeMounts, program, access, state)
 
 	program.ReadOnly = false
@@ -112,7 +101,7 @@ func injectWorker(template *corev1.PodTemplateSpec, container int, o workerOptio
 		return slices.Concat(pod.InitContainers, pod.Containers)[i].Name
 	})
 	pod.InitContainers = slices.Insert(pod.InitContainers, 0, corev1.Container{
-		Name: name, Image: o.Image, Command: []string{"/leat-worker", "install", programDir},
+		Name: name, Image: o.Image, Command: []string{"/leat-worker", "install", pool.ProgramDir},
 		// With the same requests and limits, the pod keeps its quality of service and fits where it would have.
 		Resources:       computeResources(to.Resources),
 		SecurityContext: installerSecurity(pod.SecurityContext),

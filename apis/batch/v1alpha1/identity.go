@@ -22,6 +22,8 @@ const (
 	SystemNamespace = "leat-system"
 	// ControllerUser is the user of the controllers and the scheduler.
 	ControllerUser = "system:serviceaccount:" + SystemNamespace + ":leat-controller-manager"
+	// WorkerAudience is the audience of the tokens with which worker pods authenticate.
+	WorkerAudience = "workers." + GroupName
 	// WorkersGroup is the group of all workers, and the organization in their client certificates.
 	WorkersGroup = "leat:workers"
 	// WorkerUserPrefix is the prefix of the user names of workers.

@@ -37,7 +37,7 @@ import (
 
 // Audience is the audience of the tokens that worker pods authenticate with. The host cluster's own API server refuses
 // them.
-const Audience = "workers." + batch.GroupName
+const Audience = v1alpha1.WorkerAudience
 
 // New returns an authenticator that authenticates a pod as the worker of the same name. The request must bear a token
 // for Audience that is bound to the pod, and authz must allow the token's service account to "register" workers in its
